@@ -1,0 +1,47 @@
+# run: try the whole bench in a minute or two · test: everything CI checks · lab: the notebooks, live · book: the pages
+BIN := .venv/bin
+UV := .tools/bin/uv
+BOOK := book/_build/html/index.html
+
+.PHONY: run test lab book notebooks clean
+
+run: .venv/.ready
+	$(BIN)/prx-lab run baseline --scale smoke
+	$(BIN)/prx-lab run repa --scale smoke
+	$(BIN)/prx-lab table --scale smoke
+	@$(MAKE) --no-print-directory book
+
+test: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/pytest tests
+	$(BIN)/pytest --nbval notebooks
+	$(BIN)/jupyter-book build -W --all --keep-going book
+
+lab: .venv/.ready
+	$(BIN)/jupyter lab --ServerApp.preferred_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+book: .venv/.ready
+	@$(BIN)/jupyter-book build book
+	@echo "The book is at $(CURDIR)/$(BOOK)"
+
+# Refreshes all that is stored: each notebook's outputs (byte-identical when nothing changed) and README's scoreboard.
+notebooks: .venv/.ready
+	set -a && . tests/steady.env && CUDA_VISIBLE_DEVICES= $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=600 --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.clear_cell_metadata=False \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}"
+	$(BIN)/python tests/test_readme.py
+
+clean:
+	rm -rf .venv .tools book/_build book/_generated book/notebooks .pytest_cache .ruff_cache *.egg-info
+
+# `pip --target` needs neither ensurepip nor root and is allowed under PEP 668; uv then makes the environment.
+.tools/bin/uv:
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools "uv>=0.8"
+
+.venv/.ready: pyproject.toml | .tools/bin/uv
+	@echo "Setting up .venv (once: about 3 GB, most of it PyTorch; half a minute on a fast line)"
+	$(UV) venv --quiet --seed --allow-existing .venv
+	$(UV) pip install $(shell test -t 2 || echo --quiet) --python .venv -e .
+	$(BIN)/python -c "import matplotlib.font_manager"
+	@touch $@

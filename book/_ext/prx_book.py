@@ -1,0 +1,76 @@
+"""The book's own Sphinx extension: mirrors notebooks/, writes pages from recorded results, serves MathJax locally."""
+
+import filecmp
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from prx_api import api_page, plain_docstring
+from prx_results import gallery, number_cards, scoreboards
+
+from prx_lab.record import records
+
+
+def mirror(source: Path, target: Path) -> None:
+    """Makes `target` hold what `source` holds; unchanged files keep their times, so that rebuilds stay incremental."""
+    wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and ".ipynb_checkpoints" not in path.parts}
+    for path in [path for path in target.rglob("*") if path.is_file()]:
+        if path.relative_to(target) not in wanted:
+            path.unlink()
+    for name in sorted(wanted):
+        if not (target / name).exists() or not filecmp.cmp(source / name, target / name, shallow=False):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes only a change, so that an unchanged page is not built again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def generate(book: Path, root: Path) -> None:
+    """Everything the pages include but nobody types: numbers, tables, pictures, the list of modules."""
+    out = book / "_generated"
+    out.mkdir(exist_ok=True)
+    found = records(root / "results") if (root / "results").exists() else ()
+    write(out / "cards.md", number_cards(found, root / "results"))
+    write(out / "scoreboard.md", scoreboards(found, root / "results"))
+    write(out / "gallery.md", gallery(found, out))
+    write(out / "hero.md", hero(book))
+    write(out / "api.md", api_page(root / "prx_lab"))
+
+
+def hero(book: Path) -> str:
+    """The landing page's buttons and picture, as far as the first notebook and the picture exist."""
+    pages = [path.stem for path in sorted((book / "notebooks").glob("*.ipynb"))]
+    first = [("notebooks/" + pages[0], "Start with the first notebook", "light")] if pages else []
+    links = [*first, ("design", "How it is built", "light\n:outline:")]
+    parts = [f"```{{button-ref}} {page}\n:ref-type: doc\n:color: {look}\n{text}\n```" for page, text, look in links]
+    if (book / "_static/hero.png").exists():
+        parts.append("```{image} _static/hero.png\n:alt: Pictures drawn by recorded runs\n```")
+    return "\n".join(parts) + "\n"
+
+
+def local_mathjax(app) -> None:
+    """One file of sphinx-mathjax-offline (its folder is no valid module name, hence the search by distribution path)."""
+    source = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js"
+    target = Path(app.outdir) / "_static/vendor/tex-svg.js"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def use_local_mathjax(app, config) -> None:
+    config.mathjax_path = "vendor/tex-svg.js"
+
+
+def setup(app):
+    book = Path(app.confdir)
+    mirror(book.parent / "notebooks", book / "notebooks")
+    generate(book, book.parent)
+    app.connect("builder-inited", local_mathjax)
+    app.connect("config-inited", use_local_mathjax)
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
+    app.add_css_file("custom.css", priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,100 @@
+"""The columns of a scoreboard: each metric's title, direction and digits, and what one run says about it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from prx_lab.errors import LabError, nearest
+from prx_lab.metrics.throughput import time_to
+from prx_lab.record import Record, number
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one number is named and printed; `judge` is the network whose numbers alone may carry the plain title."""
+
+    name: str
+    title: str
+    lower: bool  # lower is better
+    digits: int
+    judge: str = ""
+    percent: bool = False
+
+    @property
+    def arrow(self) -> str:
+        return "↓" if self.lower else "↑"
+
+    @property
+    def head(self) -> str:
+        return f"{self.title} {self.arrow}"
+
+    def show(self, value: float, sign: bool = False) -> str:
+        """A value with this metric's digits, '–' for a missing one; a difference carries its sign."""
+        if math.isnan(value):
+            return "–"
+        text = f"{100 * value if self.percent else value:{'+' if sign else ''}.{self.digits}f}"
+        if float(text) == 0:
+            text = text.lstrip("+-")  # no signed zero
+        return text.replace("-", "−")
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("fid", "FID", True, 2, judge="inception-v3"),
+        Metric("cmmd", "CMMD", True, 3, judge="clip-vit-l-14-336"),
+        Metric("dino_mmd", "DINO-MMD", True, 3, judge="dinov2-l-reg"),
+        Metric("composition", "composition %", False, 1, percent=True),
+        Metric("shape", "shape %", False, 1, percent=True),
+        Metric("colour", "colour %", False, 1, percent=True),
+        Metric("size", "size %", False, 1, percent=True),
+        Metric("material", "material %", False, 1, percent=True),
+        Metric("relation", "relation %", False, 1, percent=True),
+        Metric("images_per_s", "images/s", False, 1),
+        Metric("batches_per_s", "batches/s", False, 2),
+        Metric("peak_memory_mb", "peak MB", True, 0),
+        Metric("seconds_to_baseline", "s to baseline", True, 0),
+    )
+}
+SHOWN = ("fid", "cmmd", "dino_mmd", "composition", "images_per_s", "seconds_to_baseline")
+LAB_JUDGES = {"fid": "lab-inception", "cmmd": "lab-clip", "dino_mmd": "lab-dino-eval"}
+
+
+def columns(names: Sequence[str], used: Sequence[Record]) -> tuple[Metric, ...]:
+    """The named metrics, titled after the networks that judged these records. Raises LabError for an unknown name."""
+    for name in names:
+        if name not in METRICS:
+            raise LabError(f"There is no metric '{name}'.{nearest(name, METRICS)} Known: {', '.join(METRICS)}.")
+    return tuple(_titled(METRICS[name], used) for name in names)
+
+
+def judges(metric: Metric, used: Sequence[Record]) -> list[str]:
+    """The networks behind a metric's recorded values; the embedded one where a record does not say."""
+    default = LAB_JUDGES.get(metric.name, "")
+    return sorted({r.eval.get("judges", {}).get(metric.name, default) for r in used} - {""})
+
+
+def _titled(metric: Metric, used: Sequence[Record]) -> Metric:
+    """A number from an embedded network never carries the real one's plain name."""
+    if not metric.judge or judges(metric, used) == [metric.judge]:
+        return metric
+    return replace(metric, title=f"lab-{metric.title}")
+
+
+def by_seed(metric: str, runs: Sequence[Record], base: Sequence[Record]) -> dict[int, float]:
+    """The metric of each run by seed, without what was not measured; infinite for a quality never reached."""
+    if metric == "seconds_to_baseline":
+        goal = {run.seed: run for run in base}
+        found = {run.seed: seconds_to(run, goal[run.seed]) for run in runs if run.seed in goal}
+    else:
+        found = {run.seed: run.metric(metric) for run in runs}
+    return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+
+def seconds_to(run: Record, base: Record) -> float:
+    """Training seconds until `run` first has the FID that `base` ended with; inf if it never has, NaN without curves."""
+    ours, theirs = ([p for p in r.curve if not math.isnan(number(p.get("fid")))] for r in (run, base))
+    if not ours or not theirs:
+        return math.nan
+    seconds = time_to(ours, theirs[-1]["fid"], lower_is_better=True, key="fid")
+    return math.inf if seconds is None else seconds

@@ -1,0 +1,126 @@
+"""A list of image files with captions: fixed splits, a check of every file, squares on demand."""
+
+import hashlib
+import os
+import unicodedata
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.std import tqdm
+
+from prx_lab.data.decode import BROKEN, Blob, problem, square
+from prx_lab.data.source import Source
+from prx_lab.errors import LabError
+
+HELD = ("val", "validation", "valid", "dev", "test")
+PARTS = ("train", *HELD)
+VAL_SHARE = 0.1
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and its captions."""
+
+    name: str  # unique: a path below the folder, or a row
+    key: str  # decides the split: items with one key stay together
+    row: int  # of a table; 0 in a folder
+    long: str
+    short: str
+
+
+class Listed(Source):
+    """Base of sources that are a list of items; a subclass says where the bytes of an item are.
+
+    Opening it decodes every image once at low resolution; `unreadable` maps the names of those left out to the
+    reasons, `skipped` counts them.
+    """
+
+    def __init__(self, name: str, items: Sequence[Item]):
+        self.name = name
+        self.items = list(items)
+        self.unreadable: dict[str, str] = {}
+        self._drop_unreadable()
+
+    @property
+    def skipped(self) -> int:
+        return len(self.unreadable)
+
+    @abstractmethod
+    def blob(self, item: Item) -> Blob:
+        """The encoded image: a path or bytes; b"" when there is none."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def images(self, index: Sequence[int], size: int) -> np.ndarray:
+        """Images `index`, shorter side resized, centre-cropped: uint8 (n, size, size, 3)."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            squares = list(pool.map(lambda i: self._square(self.items[i], size), index))
+        return np.stack(squares) if squares else np.zeros((0, size, size, 3), np.uint8)
+
+    def captions(self, index: Sequence[int], kind: str = "long") -> list[str]:
+        """One caption per image; `short` equals `long` where the data has one kind only."""
+        if kind not in ("long", "short"):
+            raise LabError(f"captions are 'long' or 'short', not '{kind}'.")
+        return [self.items[i].long if kind == "long" else self.items[i].short for i in index]
+
+    def _square(self, item: Item, size: int) -> np.ndarray:
+        try:
+            return square(self.blob(item), size)
+        except BROKEN as error:
+            raise LabError(f"'{item.name}' in {self.name} was readable when the data was opened and is not now "
+                           f"({error}); restore it, or start again without it.") from error
+
+    def _drop_unreadable(self) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            checks = pool.map(lambda item: problem(self.blob(item)), self.items)
+            reasons = list(tqdm(checks, f"checking {self.name}", len(self.items), leave=False, delay=2, disable=None))
+        bad = {item.name: reason for item, reason in zip(self.items, reasons, strict=True) if reason}
+        if not bad:
+            return
+        told = "; ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:10])
+        told += "; ..." if len(bad) > 10 else ""
+        if len(bad) == len(self.items):
+            raise LabError(f"none of the {len(bad)} images in {self.name} can be read, replace them: {told}.")
+        self.unreadable = bad
+        self.items = [item for item in self.items if item.name not in bad]
+        warnings.warn(f"{self.name}: {len(bad)} of {len(reasons)} images cannot be read and are skipped: {told}",
+                      stacklevel=6)  # the caller of load_source
+
+
+def place(key: str) -> float:
+    """A fixed pseudo-random number in [0, 1) for a key, the same on every machine."""
+    key = unicodedata.normalize("NFC", key)  # one system stores é as one code point, another as two
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def shuffled(items: Sequence[Item]) -> list[Item]:
+    """The items in a fixed shuffled order, so that the first n are a fair sample and not the first class."""
+    return sorted(items, key=lambda item: (place(item.key), item.name))
+
+
+def part(items: Sequence[Item], split: str) -> list[Item]:
+    """The `train` or `val` share of a data set that has one part only: by key, so files added later move nothing."""
+    items = shuffled(items)
+    count = sum(place(item.key) < VAL_SHARE for item in items)
+    if count in (0, len(items)):  # a small folder still gets one image to validate on, and always some to train on
+        count = sum(item.key == items[0].key for item in items) % len(items)
+    return items[:count] if split == "val" else items[count:]
+
+
+def fill(template: str, label: str) -> str:
+    """The caption of an image that has none: the template with its label, or "" where a label is needed and absent."""
+    if "{label}" in template and not label:
+        return ""
+    return " ".join(template.replace("{label}", label.replace("_", " ")).split())
+
+
+def tidy(text: str) -> str:
+    """A caption on one line, in composed Unicode, without control characters; direction marks stay."""
+    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in unicodedata.normalize("NFC", text))
+    return " ".join(text.split())

@@ -1,0 +1,16 @@
+"""Which source a recipe trains on, is judged against, and is tested for composition with."""
+
+from prx_lab.data.scenes import Scenes
+from prx_lab.data.source import Source
+from prx_lab.recipe import Recipe
+
+VAL_SEED = 0  # validation and held-out scenes are the same for every recipe and seed
+
+
+def open_source(recipe: Recipe, split: str) -> Source:
+    """The `train` or `val` part of a recipe's data; the embedded world also has `heldout`, unseen attribute combinations."""
+    if recipe.data == "scenes":
+        return Scenes(recipe.scale.level, recipe.style, recipe.scale.images if split == "train" else 10**6, VAL_SEED, split)
+    from prx_lab.data.load import load_source
+
+    return load_source(recipe.data, split, limit=recipe.scale.images)

@@ -1,0 +1,218 @@
+"""Analytic ray casting of the five solids: hits, normals, and signed distances for soft shadows and contact.
+
+Points and directions are float32 (3, ...) component-major tensors. Every solid is described in its own frame, in units
+of its radius, centred, turned about the vertical: a ray keeps its parameter t between the frames.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from prx_lab.data.graph import BOUND, HALF, TUBE, WALL_Z, Object, Scene, View, view
+
+FLOOR, WALL = -1, -2
+FAR = 1e9
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def turn(v: Tensor, angle: float) -> Tensor:
+    """Rotate (3, ...) about the vertical axis by `angle` radians."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.stack((cos * v[0] - sin * v[2], v[1], sin * v[0] + cos * v[2]))
+
+
+def vector(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    return torch.tensor(values).view(3, *(1,) * (like.dim() - 1))
+
+
+def local(point: Tensor, obj: Object) -> Tensor:
+    """World points (3, ...) in the solid's frame."""
+    return turn((point - vector(obj.centre, point)) / obj.radius, -obj.angle)
+
+
+# ---- where a ray first meets a solid: origin (3,), direction (3, ...) -> t, FAR where it misses
+
+
+def first(t: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid & (t > 0), t, FAR)
+
+
+def roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest root of a t^2 + 2 b t + c and whether it is real."""
+    disc = b * b - a * c
+    return (-b - disc.clamp_min(0).sqrt()) / a, disc > 0
+
+
+def hit_sphere(o: Tensor, d: Tensor) -> Tensor:
+    return first(*roots(dot(d, d), dot(o, d), dot(o, o) - 1))
+
+
+def hit_cube(o: Tensor, d: Tensor) -> Tensor:
+    half = HALF["cube"][0]
+    inverse = 1 / torch.where(d.abs() < 1e-6, torch.full_like(d, 1e-6), d)
+    middle, span = -o * inverse, half * inverse.abs()
+    near, far = (middle - span).amax(0), (middle + span).amin(0)
+    return first(near, near < far)
+
+
+def hit_cylinder(o: Tensor, d: Tensor) -> Tensor:
+    radius, half = HALF["cylinder"]
+    t, real = roots(d[0] ** 2 + d[2] ** 2, o[0] * d[0] + o[2] * d[2], o[0] ** 2 + o[2] ** 2 - radius**2)
+    side = first(t, real & ((o[1] + t * d[1]).abs() < half))
+    lid = (half - o[1]) / d[1]  # the camera is above: only the upper lid can be seen
+    inside = (o[0] + lid * d[0]) ** 2 + (o[2] + lid * d[2]) ** 2 < radius**2
+    return torch.minimum(side, first(lid, inside))
+
+
+def hit_cone(o: Tensor, d: Tensor) -> Tensor:
+    radius, half = HALF["cone"]
+    k = (radius / (2 * half)) ** 2
+    y = o[1] - half  # measured from the apex
+    a = d[0] ** 2 + d[2] ** 2 - k * d[1] ** 2
+    b = o[0] * d[0] + o[2] * d[2] - k * y * d[1]
+    c = o[0] ** 2 + o[2] ** 2 - k * y**2
+    root = (b * b - a * c).clamp_min(0).sqrt()
+    best = torch.full_like(a, FAR)
+    for t in ((-b - root) / a, (-b + root) / a):  # steep rays (a < 0) meet the lower nappe at either root
+        height = y + t * d[1]
+        best = torch.minimum(best, first(t, (b * b > a * c) & (height < 0) & (height > -2 * half)))
+    return best
+
+
+def hit_torus(o: Tensor, d: Tensor) -> Tensor:
+    """Sphere tracing from the bounding sphere: the distance is exact, so steps never overshoot."""
+    length = dot(d, d).sqrt()
+    middle = -dot(o, d) / length**2
+    reach = (BOUND["torus"] ** 2 - (dot(o, o) - middle**2 * length**2)).clamp_min(0).sqrt() / length
+    t, end = middle - reach, middle + reach
+    for _ in range(22):
+        gap = distance_torus(o + t * d)
+        t = t + gap / length
+    return first(t, (gap < 4e-3) & (t < end) & (reach > 0))
+
+
+# ---- signed distance to a solid, in its own frame: (3, ...) -> (...)
+
+
+def box2(a: Tensor, b: Tensor) -> Tensor:
+    """Signed distance from the two excesses over a rectangle's half sides."""
+    return torch.hypot(a.clamp_min(0), b.clamp_min(0)) + torch.maximum(a, b).clamp_max(0)
+
+
+def distance_sphere(p: Tensor) -> Tensor:
+    return dot(p, p).sqrt() - 1
+
+
+def distance_cube(p: Tensor) -> Tensor:
+    q = p.abs() - HALF["cube"][0]
+    out = q.clamp_min(0)
+    return dot(out, out).sqrt() + q.amax(0).clamp_max(0)
+
+
+def distance_cylinder(p: Tensor) -> Tensor:
+    radius, half = HALF["cylinder"]
+    return box2(torch.hypot(p[0], p[2]) - radius, p[1].abs() - half)
+
+
+def distance_cone(p: Tensor) -> Tensor:
+    """Distance to the triangle that the cone sweeps: nearest of slant and base, negative inside."""
+    radius, half = HALF["cone"]
+    rho, y = torch.hypot(p[0], p[2]), p[1] - half
+    along = ((rho * radius - y * 2 * half) / (radius**2 + 4 * half**2)).clamp(0, 1)
+    slant = (rho - along * radius) ** 2 + (y + along * 2 * half) ** 2
+    base = (rho - rho.clamp(0, radius)) ** 2 + (y + 2 * half) ** 2
+    outside = (torch.maximum(rho * 2 * half + y * radius, -y - 2 * half)) > 0
+    gap = torch.minimum(slant, base).sqrt()
+    return torch.where(outside, gap, -gap)
+
+
+def distance_torus(p: Tensor) -> Tensor:
+    ring, tube = TUBE
+    return torch.hypot(torch.hypot(p[0], p[1]) - ring, p[2]) - tube
+
+
+# ---- outward unit normals, in the solid's frame, of points on its surface: (3, n) -> (3, n)
+
+
+def normal_sphere(p: Tensor) -> Tensor:
+    return p / dot(p, p).sqrt()
+
+
+def normal_cube(p: Tensor) -> Tensor:
+    face = p.abs().argmax(0, keepdim=True)
+    return torch.zeros_like(p).scatter_(0, face, p.gather(0, face).sign())
+
+
+def normal_cylinder(p: Tensor) -> Tensor:
+    lid = p[1] > HALF["cylinder"][1] - 2e-4
+    rho = torch.hypot(p[0], p[2]).clamp_min(1e-6)
+    return torch.stack((torch.where(lid, 0.0, p[0] / rho), lid.float(), torch.where(lid, 0.0, p[2] / rho)))
+
+
+def normal_cone(p: Tensor) -> Tensor:
+    radius, half = HALF["cone"]
+    rho = torch.hypot(p[0], p[2]).clamp_min(1e-6)
+    slope = math.hypot(radius, 2 * half)
+    side = 2 * half / slope / rho
+    return torch.stack((p[0] * side, torch.full_like(rho, radius / slope), p[2] * side))
+
+
+def normal_torus(p: Tensor) -> Tensor:
+    rho = torch.hypot(p[0], p[1]).clamp_min(1e-6)
+    pull = 1 - TUBE[0] / rho
+    n = torch.stack((p[0] * pull, p[1] * pull, p[2]))
+    return n / dot(n, n).sqrt().clamp_min(1e-6)
+
+
+HIT = {"sphere": hit_sphere, "cube": hit_cube, "cylinder": hit_cylinder, "cone": hit_cone, "torus": hit_torus}
+GAP = {"sphere": distance_sphere, "cube": distance_cube, "cylinder": distance_cylinder, "cone": distance_cone, "torus": distance_torus}
+NORMAL = {"sphere": normal_sphere, "cube": normal_cube, "cylinder": normal_cylinder, "cone": normal_cone, "torus": normal_torus}
+
+
+# ---- the camera
+
+
+def rays(camera: View, size: int) -> Tensor:
+    """Unit directions through the pixel centres: (3, size, size)."""
+    grid = (torch.arange(size) * 2 + 1 - size) * (camera.tan / size)
+    right, up = grid.view(1, size), -grid.view(size, 1)
+    cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
+    scale = (1 + right**2 + up**2).rsqrt()
+    return torch.stack((right * scale, (cos * up - sin) * scale, (sin * up + cos) * scale))
+
+
+def bounds(camera: View, obj: Object, size: int) -> tuple[slice, slice]:
+    """Rows and columns that can see the solid, from the tangents to its bounding sphere."""
+    side, up, depth = camera.coordinates(*obj.centre)
+    spans = []
+    for offset in (-up, side):
+        reach = math.asin(min(BOUND[obj.shape] * obj.radius / math.hypot(offset, depth), 1.0))
+        middle = math.atan2(offset, depth)
+        low, high = (0.5 + 0.5 * math.tan(middle + s * reach) / camera.tan for s in (-1, 1))
+        spans.append(slice(min(max(math.floor(low * size), 0), size), min(max(math.ceil(high * size), 0), size)))
+    return spans[0], spans[1]
+
+
+def cast(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Directions (3, s, s), distance (s, s), what each ray meets (s, s) int8, and each solid's pixels if alone."""
+    camera = view(scene)
+    eye = torch.tensor((0.0, camera.height, -camera.distance))
+    directions = rays(camera, size)
+    down = torch.where(directions[1] < -1e-5, camera.height / -directions[1].clamp_max(-1e-5), FAR)
+    back = (WALL_Z + camera.distance) / directions[2]
+    depth = torch.minimum(down, back)
+    owner = torch.where(down < back, FLOOR, WALL).to(torch.int8)
+    alone = []
+    for k, obj in enumerate(scene.objects):
+        window = bounds(camera, obj, size)
+        origin = local(eye, obj)
+        t = HIT[obj.shape](origin.view(3, 1, 1), turn(directions[:, *window] / obj.radius, -obj.angle))
+        alone.append(int((t < FAR).sum()))
+        closer = t < depth[window]
+        depth[window] = torch.where(closer, t, depth[window])
+        owner[window].masked_fill_(closer, k)
+    return directions, depth, owner, alone

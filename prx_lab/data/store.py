@@ -1,0 +1,192 @@
+"""The encoded data set: images, latents, text and teachers' tokens, computed once by the frozen networks and memory-mapped."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from prx_lab import zoo
+from prx_lab.data.batch import Batch, Text
+from prx_lab.data.source import Source
+from prx_lab.errors import LabError
+from prx_lab.flow import stream
+from prx_lab.spaces import Space, load_space
+from prx_lab.teachers import TextEncoder, load_text, load_vision
+
+CHUNK = 256
+Arrays = dict[str, NDArray]
+
+
+def cache_root() -> Path:
+    """Where encoded data is kept: $PRX_LAB_CACHE, or ~/.cache/prx_lab."""
+    return Path(os.environ.get("PRX_LAB_CACHE") or Path.home() / ".cache" / "prx_lab")
+
+
+def fingerprint(name: str) -> str:
+    """What identifies a network's weights: the hash of an embedded one's file, the name of a real one."""
+    path = zoo.WEIGHTS / name / "model.safetensors"
+    return f"{name}:{zoo.digest(path)[:16]}" if path.exists() else name
+
+
+def cached(what: str, key: Iterable[object], rows: int, parts: Callable[[], Iterator[Arrays]]) -> Arrays:
+    """Arrays of `rows` rows, read from the cache or written there chunk by chunk; an interrupted write leaves nothing."""
+    name = hashlib.sha256(json.dumps([what, rows, *map(str, key)]).encode()).hexdigest()[:16]
+    folder = cache_root() / f"{what}-{name}"
+    if not folder.exists():
+        try:
+            _fill(folder, what, rows, parts())
+        except OSError as error:
+            raise LabError(f"Cannot write the cache {folder.parent} ({error.strerror}); free some space or set PRX_LAB_CACHE.") from None
+    return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in sorted(folder.glob("*.npy"))}
+
+
+def _fill(folder: Path, what: str, rows: int, parts: Iterator[Arrays]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part_folder = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    try:
+        done, arrays = 0, {}
+        with tqdm(total=rows, desc=what, unit="img", disable=None, leave=False) as bar:
+            for part in parts:
+                for key, value in part.items():
+                    if key not in arrays:
+                        path = part_folder / f"{key}.npy"
+                        arrays[key] = np.lib.format.open_memmap(path, "w+", value.dtype, (rows, *value.shape[1:]))
+                    arrays[key][done : done + len(value)] = value
+                done += len(value)
+                bar.update(len(value))
+        for array in arrays.values():
+            array.flush()
+        arrays.clear()
+        if not folder.exists():
+            os.replace(part_folder, folder)
+    finally:
+        shutil.rmtree(part_folder, ignore_errors=True)
+
+
+def chunks(n: int) -> Iterator[range]:
+    return (range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK))
+
+
+def to_float(images: NDArray) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> NDArray:
+    """float (n, 3, H, W) in [-1, 1] -> uint8 (n, H, W, 3), rounded to nearest."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def images_of(source: Source, n: int, size: int) -> NDArray:
+    """The first n images of a source, uint8 (n, size, size, 3), rendered or decoded once."""
+    parts = lambda: ({"images": source.images(c, size)} for c in chunks(n))  # noqa: E731
+    return cached("images", (source.name, size), n, parts)["images"]
+
+
+def text_of(source: Source, n: int, kind: str, encoder: TextEncoder, device: torch.device) -> Arrays:
+    """Encoded captions: tokens float16 (n, L, E) padded to the longest caption here, mask (n, L); null is row n."""
+    captions = [c for part in chunks(n) for c in source.captions(part, kind)] + [""]
+    encoder = encoder.to(device)
+
+    def parts() -> Iterator[Arrays]:
+        longest = max(int(encoder.encode(captions[i : i + CHUNK])[1].sum(1).max()) for i in range(0, n + 1, CHUNK))
+        for i in range(0, n + 1, CHUNK):
+            tokens, mask = encoder.encode(captions[i : i + CHUNK])
+            pad = (0, max(0, longest - tokens.shape[1]))
+            tokens = torch.nn.functional.pad(tokens[:, :longest], (0, 0, *pad))
+            mask = torch.nn.functional.pad(mask[:, :longest], pad)
+            yield {"tokens": (tokens * mask[..., None]).half().cpu().numpy(), "mask": mask.cpu().numpy()}
+
+    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    return cached("text", (digest, fingerprint(encoder.name)), n + 1, parts)
+
+
+def latents_of(images: NDArray, key: object, space: Space, device: torch.device) -> NDArray:
+    """Normalised latents float16 (n, C, h, w); pixels are not stored a second time."""
+    space = space.to(device)
+
+    def parts() -> Iterator[Arrays]:
+        for c in chunks(len(images)):
+            yield {"x": space.encode(to_float(images[c.start : c.stop]).to(device)).half().cpu().numpy()}
+
+    return cached("latents", (key, fingerprint(space.name)), len(images), parts)["x"]
+
+
+def tokens_of(images: NDArray, key: object, name: str, grid: int, device: torch.device) -> NDArray:
+    """A vision teacher's patch tokens float16 (n, grid^2, E)."""
+
+    def parts() -> Iterator[Arrays]:
+        teacher = load_vision(name).to(device)
+        for c in chunks(len(images)):
+            yield {"y": teacher.tokens(to_float(images[c.start : c.stop]).to(device), grid).half().cpu().numpy()}
+
+    return cached("teacher", (key, fingerprint(name), grid), len(images), parts)["y"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A data set ready to train on; `batch` gathers rows from memory-mapped arrays."""
+
+    images: NDArray  # (n, H, W, 3) uint8
+    x: NDArray | None  # (n, C, h, w) float16, None in pixel space
+    text: Arrays
+    teachers: Mapping[str, NDArray]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w) of one sample."""
+        H, W, C = self.images.shape[1:]
+        return (C, H, W) if self.x is None else tuple(self.x.shape[1:])
+
+    @property
+    def context(self) -> int:
+        """Width of the text features."""
+        return self.text["tokens"].shape[2]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {name: y.shape[2] for name, y in self.teachers.items()}
+
+    def texts(self, index: NDArray) -> Text:
+        rows = {k: torch.from_numpy(v[index]) for k, v in self.text.items()}
+        null = {k: torch.from_numpy(v[-1:].copy()) for k, v in self.text.items()}
+        return Text(rows["tokens"].float(), rows["mask"], null["tokens"].float(), null["mask"])
+
+    def batch(self, index: NDArray) -> Batch:
+        """The samples at `index`."""
+        x = to_float(self.images[index]) if self.x is None else torch.from_numpy(self.x[index]).float()
+        return Batch(x, self.texts(index), {k: torch.from_numpy(v[index]) for k, v in self.teachers.items()})
+
+
+def order(seed: int, step: int, batch: int, n: int) -> NDArray:
+    """Indices (batch,) of a step: a fresh permutation every epoch, a function of (seed, step) alone."""
+    place = np.arange(step * batch, (step + 1) * batch)
+    epochs = {e: torch.randperm(n, generator=stream(seed, 1 << 41, int(e))).numpy() for e in np.unique(place // n)}
+    return np.array([epochs[p // n][p % n] for p in place])
+
+
+def prepare(
+    source: Source, n: int, size: int, captions: str, space: str, text: str, teachers: Iterable[str], grid: int, device: torch.device
+) -> Store:
+    """Encode the first n samples of a source with the frozen networks, or read them from the cache."""
+    images = images_of(source, n, size)
+    key = (source.name, size)
+    return Store(
+        images,
+        None if space == "pixels" else latents_of(images, key, load_space(space), device),
+        text_of(source, n, captions, load_text(text), device),
+        {name: tokens_of(images, key, name, grid, device) for name in teachers},
+    )

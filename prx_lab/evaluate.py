@@ -1,0 +1,128 @@
+"""Evaluation: generate from validation captions under noise keyed by image, then score against real validation images."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from prx_lab.data.captions import facts
+from prx_lab.data.open import open_source
+from prx_lab.data.scenes import Scenes
+from prx_lab.data.source import Source
+from prx_lab.data.store import cached, fingerprint, images_of, text_of, to_float, to_uint8
+from prx_lab.data.batch import Text
+from prx_lab.flow import noise
+from prx_lab.metrics.composition import score
+from prx_lab.metrics.features import extract, metric_features
+from prx_lab.metrics.fid import fid_score
+from prx_lab.metrics.mmd import mmd_score, unit
+from prx_lab.model import PRX
+from prx_lab.recipe import Recipe
+from prx_lab.sample import generate, predictor
+from prx_lab.spaces import load_space
+from prx_lab.teachers import load_judge, load_text
+
+REFERENCE = 2048  # real images that the generated ones are compared with, at most
+NOISE_SEED = 2026
+FEATURES = ("fid", "cmmd", "dino_mmd")
+
+
+def quiet() -> bool | None:
+    from prx_lab.train import quiet
+
+    return quiet()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every recipe on the same data, scale and text encoder is judged with: captions, real images, their features."""
+
+    recipe: Recipe
+    source: Source
+    text: dict[str, NDArray]
+    reference: dict[str, NDArray]  # metric -> features (m, E)
+    device: torch.device
+
+    def texts(self, index: range) -> Text:
+        rows = {k: torch.from_numpy(np.asarray(v[index.start : index.stop])) for k, v in self.text.items()}
+        null = {k: torch.from_numpy(np.asarray(v[-1:])) for k, v in self.text.items()}
+        move = lambda v: v.to(self.device)  # noqa: E731
+        return Text(move(rows["tokens"].float()), move(rows["mask"]), move(null["tokens"].float()), move(null["mask"]))
+
+
+@lru_cache(maxsize=4)
+def network(metric: str) -> Any:
+    return metric_features(metric, "lab")
+
+
+def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) -> Bench:
+    """The judges' side of an evaluation of `n` captions (the scale's number when 0), computed once and cached."""
+    source, n = open_source(recipe, split), n or recipe.scale.eval_n
+    m = min(REFERENCE, max(n, 4 * recipe.scale.eval_n), len(source))
+    n = min(n, len(source))
+    images = images_of(source, m, recipe.scale.size)
+    text = text_of(source, n, recipe.captions, load_text(recipe.text), device)
+    reference = {k: features_of(k, images, (source.name, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
+    return Bench(recipe, source, text, reference, device)
+
+
+def features_of(metric: str, images: NDArray, key: object) -> NDArray:
+    """Features of real images for a metric, float64 (m, E), cached."""
+    name = network(metric).name
+    parts = lambda: iter([{"f": extract(network(metric), images)}])  # noqa: E731
+    return cached("features", (metric, key, fingerprint(name)), len(images), parts)["f"]
+
+
+@torch.inference_mode()
+def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, shape: tuple[int, ...], steps: int = 0, batch: int = 128) -> NDArray:
+    """Generated images uint8 (n, H, W, 3) for the bench's captions `index`; noise is keyed by the image's index alone."""
+    space = load_space(recipe.space).to(judge.device)
+    v = predictor(model.eval(), recipe.predict, lambda: recipe.precision.autocast(judge.device))
+    found = []
+    with tqdm(total=len(index), desc="sampling", unit="img", disable=quiet(), leave=False) as bar:
+        for start in range(index.start, index.stop, batch):
+            part = range(start, min(start + batch, index.stop))
+            eps = noise(NOISE_SEED, list(part), shape).to(judge.device)
+            x = generate(v, judge.texts(part), eps, recipe.guidance, steps or recipe.scale.eval_steps, recipe.shift)
+            found.append(to_uint8(space.decode(x)))
+            bar.update(len(part))
+    model.train()
+    return np.concatenate(found)
+
+
+def scores(images: NDArray, judge: Bench) -> dict[str, dict[str, Any]]:
+    """{metric: {value, lo, hi, n, ...}} of images generated for the bench's first captions."""
+    found: dict[str, dict[str, Any]] = {}
+    for metric, reference in judge.reference.items():
+        features = extract(network(metric), images)
+        result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
+        found[metric] = result.to_dict() | {"judge": network(metric).name, "reference_n": len(reference)}
+    if isinstance(judge.source, Scenes):
+        found |= composition(images, judge.source)
+    return found
+
+
+def composition(images: NDArray, source: Scenes) -> dict[str, dict[str, Any]]:
+    """Which captioned objects, attributes and relations the embedded detector finds in images of the source's first scenes."""
+    detector = load_judge()
+    found = [d for i in range(0, len(images), 128) for d in detector.detect(to_float(images[i : i + 128]))]
+    return score(found, [facts(source.scene(i)) for i in range(len(images))]).to_dict()
+
+
+def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
+    """The same judge on the real images of the same captions, and on a second real sample for the distances: the best to hope for."""
+    recipe, n = judge.recipe, len(judge.text["mask"]) - 1
+    found: dict[str, dict[str, Any]] = {}
+    if isinstance(judge.source, Scenes):
+        fresh = Scenes(recipe.scale.level, recipe.style, n, 1, "val")  # other scenes of the same distribution
+        images = images_of(fresh, n, recipe.scale.size)
+        for metric, reference in judge.reference.items():
+            features = features_of(metric, images, (fresh.name, recipe.scale.size))
+            result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
+            found[metric] = result.to_dict()
+        found |= composition(images_of(judge.source, max(n, 1), recipe.scale.size), judge.source)
+    return found

@@ -1,0 +1,134 @@
+"""A scoreboard's lines, made once and set as aligned text, Markdown or HTML."""
+
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from prx_lab.posts import change
+
+if TYPE_CHECKING:
+    from prx_lab.columns import Metric
+    from prx_lab.table import Cell, Row, Table
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One printed line: what it is (run, difference, post, ceiling), its label, its n, and a text per metric."""
+
+    kind: str
+    label: str
+    n: str
+    texts: tuple[str, ...]
+    better: tuple[int, ...]  # +1 better, -1 worse than the baseline with an interval that excludes zero, else 0
+
+
+def lines(table: "Table") -> list[Line]:
+    """All lines of a table, in order; a recipe has one to three."""
+    found = [line for row in table.rows for line in _row(row, table.metrics)]
+    if table.ceiling:
+        texts = tuple(m.show(table.ceiling.get(m.name, math.nan)) for m in table.metrics)
+        found.append(Line("ceiling", "real images, same judge", "", texts, (0,) * len(texts)))
+    return found
+
+
+def _row(row: "Row", metrics: tuple["Metric", ...]) -> list[Line]:
+    none = (0,) * len(metrics)
+    if not row.seeds:
+        found = [Line("empty", f"{row.label}: no runs recorded", "0", (NOTHING,) * len(metrics), none)]
+    else:
+        found = [Line("run", row.label, str(len(row.seeds)), tuple(_value(row, m) for m in metrics), none)]
+    common = max((len(row.cells[m.name].common) for m in metrics), default=0)
+    if common and not row.is_baseline:
+        texts = tuple(_difference(row.cells[m.name], m, common) for m in metrics)
+        found.append(Line("difference", "  Δ", str(common), texts, tuple(_better(row.cells[m.name], m) for m in metrics)))
+    if row.post and any(m.name in row.post.values for m in metrics):
+        found.append(Line("post", f"  post: {row.post.row}", "1", tuple(_post(row, m) for m in metrics), none))
+    return found
+
+
+def _value(row: "Row", metric: "Metric") -> str:
+    cell = row.cells[metric.name]
+    if not cell.n:
+        return NOTHING
+    reached = sum(math.isfinite(value) for value in cell.values.values())
+    if reached < cell.n:
+        return f"{reached} of {cell.n} reach it"
+    spread = "" if math.isnan(cell.sd) else f" ± {metric.show(cell.sd)}"
+    return f"{metric.show(cell.mean)}{spread}" + (f" (n={cell.n})" if cell.n != len(row.seeds) else "")
+
+
+def _difference(cell: "Cell", metric: "Metric", common: int) -> str:
+    mean, lo, hi = cell.difference()
+    if math.isnan(mean):
+        return NOTHING
+    interval = "" if math.isnan(lo) else f" [{metric.show(lo, sign=True)}, {metric.show(hi, sign=True)}]"
+    return f"{metric.show(mean, sign=True)}{interval}" + (f" (n={len(cell.common)})" if len(cell.common) != common else "")
+
+
+def _better(cell: "Cell", metric: "Metric") -> int:
+    _, lo, hi = cell.difference()
+    sign = (lo > 0) - (hi < 0)  # NaN compares false: no interval, no verdict
+    return -sign if metric.lower else sign
+
+
+def _post(row: "Row", metric: "Metric") -> str:
+    value = row.post.values.get(metric.name, math.nan)
+    moved = math.nan if row.is_baseline else change(row.post, row.post_base, metric.name)
+    return metric.show(value) + ("" if math.isnan(moved) else f" ({metric.show(moved, sign=True)})")
+
+
+# ------------------------------------------------------------------------------------------------ setting
+def _head(table: "Table") -> list[str]:
+    return [f"{table.scale} scale", "n", *(m.head for m in table.metrics)]
+
+
+def text(table: "Table") -> str:
+    """Aligned columns for a terminal."""
+    body = [[line.label, line.n, *line.texts] for line in lines(table)]
+    cells = [_head(table), *body]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    set_lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in cells
+    ]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([set_lines[0], rule, *set_lines[1:], *([rule, *table.notes] if table.notes else [])])
+
+
+def markdown(table: "Table") -> str:
+    """A GitHub table, then the notes as paragraphs."""
+    head = _head(table)
+    rows = [head, [":---", *["---:"] * (len(head) - 1)]]
+    for line in lines(table):
+        label = f"**{line.label}**" if line.kind == "run" else line.label.strip()
+        texts = [f"**{t}**" if better else t for t, better in zip(line.texts, line.better, strict=True)]
+        rows.append([label.replace("|", "\\|"), line.n, *texts])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" + "".join(f"\n{note}\n" for note in table.notes)
+
+
+STYLE = {  # mid-tones that read on white and on a dark page; the theme's own colour for text
+    "run": "border-top:1px solid #77808c55;font-weight:600",
+    "empty": "border-top:1px solid #77808c55;opacity:.6",
+    "difference": "",
+    "post": "opacity:.65;font-size:90%",
+    "ceiling": "border-top:1px solid #77808c;font-style:italic",
+}
+VERDICT = {1: "color:#3f9b6c;font-weight:600", -1: "color:#c8553d;font-weight:600", 0: ""}
+
+
+def html(table: "Table") -> str:
+    """A table for a notebook or the book; a difference whose interval excludes zero is green (better) or red (worse)."""
+    right = "text-align:right;padding:.15em .7em;white-space:nowrap"
+    left = "text-align:left;padding:.15em .7em;white-space:pre"
+    out = ['<table class="prx-table" style="border-collapse:collapse;font-variant-numeric:tabular-nums">', "<tr>"]
+    out += [f'<th style="{right if i else left}">{escape(text)}</th>' for i, text in enumerate(_head(table))]
+    out.append("</tr>")
+    for line in lines(table):
+        out.append(f'<tr style="{STYLE[line.kind]}"><td style="{left}">{escape(line.label)}</td><td style="{right}">{line.n}</td>')
+        for content, better in zip(line.texts, line.better, strict=True):
+            out.append(f'<td style="{right};{VERDICT[better]}">{escape(content)}</td>')
+        out.append("</tr>")
+    notes = "".join(f"<div>{escape(note)}</div>" for note in table.notes)
+    return "".join(out) + f'</table><div style="font-size:85%;opacity:.75">{notes}</div>'

@@ -1,0 +1,59 @@
+"""Optimisers and schedules as values; learning rates are multiples of the scale's tuned one."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from prx_lab.spec import Spec
+
+
+class Optim(Spec, ABC):
+    """An update rule over every trained parameter."""
+
+    @abstractmethod
+    def build(self, learner: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """The optimiser of all parameters of `learner`, at base rate `lr`."""
+
+
+@dataclass(frozen=True)
+class AdamW(Optim):
+    """AdamW with PRX's published constants (part 2's baseline table)."""
+
+    lr_scale: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-15
+    weight_decay: float = 0.0
+
+    def build(self, learner: nn.Module, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            learner.parameters(), lr * self.lr_scale, self.betas, self.eps, self.weight_decay, fused=True
+        )
+
+
+@dataclass(frozen=True)
+class Schedule(Spec):
+    """Linear warm-up over a share of the run, then a cosine from 1 to `final`; final = 1 is PRX's constant rate."""
+
+    warmup: float = 0.05
+    final: float = 0.0
+
+    def __call__(self, step: int, steps: int) -> float:
+        """The factor on the learning rate at `step` (from 0) of `steps`."""
+        ramp = max(1, round(self.warmup * steps))
+        if step < ramp:
+            return (step + 1) / ramp
+        done = (step - ramp) / max(1, steps - ramp)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class EMA(Spec):
+    """An average of the weights for sampling, w <- d w + (1-d) theta with d = min(decay, (1+n)/(10+n)); decay 0 is off."""
+
+    decay: float = 0.0
+
+    def rate(self, step: int) -> float:
+        return min(self.decay, (1 + step) / (10 + step))

@@ -1,0 +1,54 @@
+"""The tables of the PRX posts, as numbers: results/published.csv, read and looked up by recipe."""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from prx_lab.record import CHECKOUT
+
+PUBLISHED = CHECKOUT / "results" / "published.csv"
+NUMBERS = ("fid", "cmmd", "dino_mmd", "batches_per_s", "images_per_s", "mse", "memory_gb")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published row: its table, its name there, its numbers, and the recipe here that stands for it (or '')."""
+
+    table: str
+    row: str
+    recipe: str
+    values: dict[str, float]
+    resolution: str
+    tokens: str
+    source: str
+
+
+def published(path: Path = PUBLISHED) -> tuple[Published, ...]:
+    """All rows in file order; none where the package runs without its checkout."""
+    if not path.is_file():
+        return ()
+    with open(path, newline="", encoding="utf-8") as file:
+        return tuple(_row(line) for line in csv.DictReader(file))
+
+
+def _row(line: dict[str, str]) -> Published:
+    values = {name: float(line[name]) for name in NUMBERS if line[name]}
+    return Published(line["table"], line["row"], line["recipe"], values, line["resolution"], line["tokens"], line["source"])
+
+
+def counterpart(recipe: str, baseline: str, rows: tuple[Published, ...]) -> tuple[Published | None, Published | None]:
+    """The published row of `recipe` and, from the same table, that of `baseline`; None for what was not published."""
+    mine = [row for row in rows if row.recipe == recipe]
+    for row in mine:
+        for other in rows:
+            if other.recipe == baseline and other.table == row.table:
+                return row, other
+    return (mine[0] if mine else None), None
+
+
+def change(row: Published | None, base: Published | None, metric: str) -> float:
+    """The published difference of a metric to the baseline of the same table; NaN where one of the two is missing."""
+    if row is None or base is None or metric not in row.values or metric not in base.values:
+        return math.nan
+    return row.values[metric] - base.values[metric]

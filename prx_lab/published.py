@@ -1,0 +1,150 @@
+"""The real counterparts: found in a local folder or the hub's cache, or fetched once; safetensors only, never unpickled."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from prx_lab import zoo
+from prx_lab.errors import LabError
+from prx_lab.teachers import CLIP_MEAN, CLIP_STD, CLIPTeacher, InceptionFeatures, T5GemmaText, TimmTeacher, VisionTeacher
+
+FILES = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.json"]
+PICKLED = ("pytorch_model.bin", "open_clip_pytorch_model.bin")
+
+
+def is_vision(real: zoo.Real) -> bool:
+    """Whether a row of the table of real networks makes image features."""
+    return real.library in ("timm", "local") or "CLIP" in real.role
+
+
+def fetch(name: str) -> Path:
+    """The folder of a real network: `name` itself where it is a folder, else the hub's cache, else one download."""
+    if Path(name).is_dir():
+        return Path(name)
+    real = zoo.REAL[name]
+    if real.library == "local":
+        raise LabError(f"'{name}' has no hub repository: give {real.repo}.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import GatedRepoError
+
+    try:
+        return Path(snapshot_download(real.repo, allow_patterns=FILES, ignore_patterns=["*fp16*", "*onnx*", "*openvino*"]))
+    except GatedRepoError as error:
+        raise LabError(f"'{name}' is gated: accept its licence at {real.repo} on the hub and log in with `hf auth login`.") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise LabError(
+            f"'{name}' ({real.repo}) is neither in the local cache nor reachable over the network: "
+            "connect once to download it, or give a local folder in place of its name."
+        ) from error
+
+
+def vision(name: str) -> VisionTeacher | InceptionFeatures:
+    """A vision teacher of the kind its folder's config.json tells: timm, transformers CLIP, or FID Inception."""
+    folder = fetch(name)
+    config = _config(folder)
+    if "architecture" in config:
+        return _timm(name, folder, config)
+    if config.get("model_type") in ("clip", "clip_vision_model"):
+        return _clip(name, folder)
+    if config.get("model_type") == "inception-v3-fid":
+        return _inception(folder)
+    raise LabError(
+        f"The config.json in {folder} names neither a timm architecture, a CLIP, nor inception-v3-fid: "
+        "give a folder saved by timm or transformers."
+    )
+
+
+def t5gemma(name: str, folder: Path) -> T5GemmaText:
+    """A T5Gemma's encoder and tokenizer from a folder, whether it holds the encoder alone or the whole model."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+    config = _config(folder)
+    if config.get("model_type") != "t5gemma":
+        raise LabError(f"The config.json in {folder} is not a T5Gemma's: give a folder saved by transformers' T5Gemma classes.")
+    embedded = name in zoo.EMBEDDED
+    tokenizer_class = PreTrainedTokenizerFast if embedded else AutoTokenizer
+    tokenizer = tokenizer_class.from_pretrained(_tokenizer_folder(folder), local_files_only=True)
+    network = T5GemmaEncoder(T5GemmaConfig.from_dict(config).encoder)
+    state = _state(folder)
+    prefix = next((p for p in ("model.encoder.", "encoder.", "") if f"{p}embed_tokens.weight" in state), "")
+    _fill(network, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)
+    length = tokenizer.model_max_length if embedded else min(tokenizer.model_max_length, 256)
+    return T5GemmaText(name, network, tokenizer, length)
+
+
+def _timm(name: str, folder: Path, config: dict) -> TimmTeacher:
+    import timm
+
+    network = timm.create_model(config["architecture"], num_classes=0, dynamic_img_size=True, **config.get("model_args", {}))
+    _fill(network, _state(folder), folder)
+    known = config.get("pretrained_cfg", {})
+    mean, std = known.get("mean", network.pretrained_cfg["mean"]), known.get("std", network.pretrained_cfg["std"])
+    return TimmTeacher(name, network, mean, std, known.get("input_size", network.pretrained_cfg["input_size"])[-1])
+
+
+def _clip(name: str, folder: Path) -> CLIPTeacher:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder, local_files_only=True))
+    wanted = ("vision_model.", "visual_projection.")
+    _fill(network, {k: v for k, v in _state(folder).items() if k.startswith(wanted)}, folder)
+    return CLIPTeacher(name, network, CLIP_MEAN, CLIP_STD)
+
+
+def _inception(folder: Path) -> InceptionFeatures:
+    from prx_lab.inception import FIDInception
+
+    network = FIDInception()
+    wanted = network.state_dict()
+    _fill(network, {k: v for k, v in _state(folder).items() if k in wanted}, folder)
+    return InceptionFeatures(network)
+
+
+def _config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise LabError(f"There is no config.json in {folder}: give a folder saved by timm or transformers.")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise LabError(f"{path} is not valid JSON ({error}): download or save the model again.") from error
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    """PRX repositories keep the tokenizer beside the text encoder's folder, T5Gemma's own keeps it inside."""
+    beside = folder.parent / "tokenizer"
+    if not (folder / "tokenizer_config.json").is_file() and beside.is_dir():
+        return beside
+    return folder
+
+
+def _state(folder: Path) -> dict[str, Tensor]:
+    """All safetensors of a folder as float32; sharded files are merged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        pickled = [p for p in PICKLED if (folder / p).is_file()]
+        why = f"only {pickled[0]}, which would have to be unpickled" if pickled else "no *.safetensors"
+        raise LabError(f"{folder} holds {why}: convert the model to safetensors with its own library's save_pretrained.")
+    try:
+        parts = [load_file(path) for path in paths]
+    except SafetensorError as error:
+        raise LabError(f"A safetensors file in {folder} cannot be read ({error}): download or save the model again.") from error
+    return {k: v.float() if v.is_floating_point() else v for part in parts for k, v in part.items()}
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Load weights; every parameter must be there with its shape, and what the features do not need may be left over."""
+    missing = [k for k in dict(network.named_parameters()) if k not in state]
+    if missing:
+        raise LabError(f"The weights in {folder} lack '{missing[0]}' ({len(missing)} missing): they belong to another model.")
+    try:
+        network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise LabError(f"The weights in {folder} do not fit its config.json: {str(error).splitlines()[-1].strip()}") from error

@@ -1,0 +1,203 @@
+"""Recipe: an experiment as one frozen, typed, complete value, one field per symbol of the loss.
+
+    L(theta) = E_{x,c,y} E_{t,eps,keep,drop} sum_k lambda_k l_k( f_theta(x_t, t, c; keep) ; x, eps, t, y )
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import prx_lab.terms
+from prx_lab.errors import LabError, nearest
+from prx_lab.flow import LogitNormal, Uniform
+from prx_lab.model import Arch
+from prx_lab.optim import EMA, AdamW, Optim, Schedule
+from prx_lab.precision import DTYPES, Precision
+from prx_lab.routing import Dense, Router
+from prx_lab.sample import CFG, Guidance
+from prx_lab.spec import REGISTRY, Spec, discover, flatten, from_json, to_json
+from prx_lab.terms import FlowMatching, Term
+
+discover(prx_lab.terms)
+
+
+@dataclass(frozen=True)
+class Scale(Spec):
+    """How big an experiment is: image, model, data, steps and evaluation; the same recipe runs at any of them."""
+
+    name: str
+    size: int  # pixels
+    level: str  # difficulty of the embedded world
+    images: int  # training images
+    grid: int  # tokens per side
+    width: int
+    depth: int
+    heads: int
+    steps: int
+    batch: int
+    lr: float  # tuned for AdamW at this horizon
+    eval_n: int  # generated images per evaluation
+    eval_steps: int  # sampler steps
+    evals: int  # evaluations along the run, the last one at its end
+
+    @property
+    def tokens(self) -> int:
+        return self.grid**2
+
+
+SCALES = {
+    "smoke": Scale("smoke", 32, "simple", 512, 4, 96, 4, 2, 120, 32, 2e-3, 64, 8, 1),
+    "cpu": Scale("cpu", 64, "simple", 16384, 8, 192, 6, 3, 2000, 64, 1.5e-3, 512, 20, 4),
+    "gpu": Scale("gpu", 128, "standard", 65536, 16, 768, 10, 12, 6000, 256, 5e-4, 4096, 28, 4),
+}
+
+
+@dataclass(frozen=True)
+class Recipe(Spec):
+    """A complete experiment; construction refuses contradictions with a sentence that says what to change."""
+
+    scale: Scale
+    data: str = "scenes"  # the embedded world, a folder, a Parquet file or a hub name
+    style: str = "render"  # style of the embedded world
+    captions: str = "long"
+    space: str = "lab-vae"
+    text: str = "lab-t5"
+    predict: str = "v"
+    time: LogitNormal | Uniform = LogitNormal()
+    terms: tuple[Term, ...] = (FlowMatching(),)
+    router: Router = Dense()
+    optim: Optim = AdamW()
+    schedule: Schedule = Schedule()
+    precision: Precision = Precision()
+    ema: EMA = EMA()
+    drop: float = 0.1  # probability that a caption is replaced by the empty one
+    clip: float = 1.0  # largest norm of the gradient
+    guidance: Guidance = CFG()
+    shift: float = 1.0  # of the sampling grid
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse a recipe that contradicts itself."""
+        for f in fields(self):
+            require_type(f.name, getattr(self, f.name), FIELD_TYPES[f.name])
+        choices = {"predict": ("v", "x"), "captions": ("long", "short"), "style": ("render", "photo", "polished")}
+        for name, allowed in choices.items():
+            require(getattr(self, name) in allowed, f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
+        for name in ("store", "compute"):
+            value = getattr(self.precision, name)
+            require(value in DTYPES, f"precision.{name} is {value!r}; use one of {', '.join(DTYPES)}.")
+        require(0 <= self.drop < 1, f"drop is {self.drop}; caption dropout is a probability in [0, 1).")
+        require(self.clip > 0, f"clip is {self.clip}; the gradient norm needs a positive limit.")
+        require(self.shift > 0, f"shift is {self.shift}; the time shift must be positive.")
+        require(0 <= self.ema.decay < 1, f"ema.decay is {self.ema.decay}; use a value in [0, 1), 0 for no average.")
+        require(bool(self.terms), "The recipe has no loss term; add FlowMatching().")
+        names = [type(t).__name__ for t in self.terms]
+        require(len(set(self.terms)) == len(self.terms), f"A term stands twice in the recipe ({', '.join(names)}); change its weight.")
+        require("FlowMatching" in names, "The recipe has no FlowMatching() term, so nothing teaches it to generate; add it.")
+        s = self.scale
+        for name in ("size", "images", "grid", "width", "depth", "heads", "steps", "batch", "eval_n", "eval_steps", "evals"):
+            require(getattr(s, name) > 0, f"scale.{name} is {getattr(s, name)}; it must be positive.")
+        require(s.lr > 0, f"scale.lr is {s.lr}; the learning rate must be positive.")
+        require(s.width % (4 * s.heads) == 0, f"width {s.width} over {s.heads} heads is not a multiple of 4; change scale.width or scale.heads.")
+        require(s.size % s.grid == 0, f"A {s.size}-pixel image does not split into {s.grid} tokens a side; change scale.size or scale.grid.")
+        require(0 <= s.evals <= s.steps, f"{s.evals} evaluations do not fit in {s.steps} steps; lower scale.evals.")
+        self.check_router()
+
+    def check_router(self) -> None:
+        rate = flatten(self.router).get("rate", 1.0)
+        require(0 < float(rate) <= 1, f"The routing rate is {rate}; use a value in (0, 1].")
+
+    def arch(self, channels: int, stride: int, context: int) -> Arch:
+        """The network for a space of `channels` at 1/`stride` resolution and text features of width `context`."""
+        side = self.scale.size // stride
+        require(
+            side >= self.scale.grid and side % self.scale.grid == 0,
+            f"Space {self.space!r} turns {self.scale.size} pixels into {side} cells a side, which do not form a grid of "
+            f"{self.scale.grid} tokens; change scale.size, scale.grid or space.",
+        )
+        return Arch(channels, side // self.scale.grid, context, self.scale.width, self.scale.depth, self.scale.heads)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Every vision teacher the terms read, once each."""
+        return tuple(dict.fromkeys(name for term in self.terms for name in term.teachers))
+
+    def but(self, **changes: Any) -> "Recipe":
+        """The same recipe with some fields replaced."""
+        known = [f.name for f in fields(self)]
+        for key in changes:
+            require(key in known, f"A recipe has no field '{key}'.{nearest(key, known)} Its fields are {', '.join(known)}.")
+        return replace(self, **changes)
+
+    def plus(self, *terms: Term) -> "Recipe":
+        """The same recipe with terms added to the loss."""
+        return self.but(terms=self.terms + terms)
+
+    def at(self, scale: str) -> "Recipe":
+        """The same recipe at another scale."""
+        require(scale in SCALES, f"Unknown scale '{scale}'.{nearest(scale, SCALES)} The scales are {', '.join(SCALES)}.")
+        return self.but(scale=SCALES[scale])
+
+    def set(self, path: str, text: str) -> "Recipe":
+        """The same recipe with the field at a dotted path, such as `scale.steps`, read from text."""
+        return set_path(self, path.split("."), text)
+
+    def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
+        """{path: (value here, value there)} for every field in which the two recipes differ."""
+        a, b = flatten(self), flatten(other)
+        return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
+
+    def to_json(self) -> dict[str, Any]:
+        return to_json(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Recipe":
+        recipe = from_json(data)
+        require(isinstance(recipe, Recipe), "This file does not hold a recipe; use the recipe.json of a run folder.")
+        return recipe
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits that name the content of the recipe."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+FIELD_TYPES = {
+    "scale": Scale, "data": str, "style": str, "captions": str, "space": str, "text": str, "predict": str,
+    "time": LogitNormal | Uniform, "terms": tuple, "router": Router, "optim": Optim, "schedule": Schedule,
+    "precision": Precision, "ema": EMA, "drop": float | int, "clip": float | int, "guidance": Guidance, "shift": float | int,
+}  # fmt: skip
+
+
+def require(ok: bool, sentence: str) -> None:
+    if not ok:
+        raise LabError(sentence)
+
+
+def require_type(name: str, value: object, kind: Any) -> None:
+    require(isinstance(value, kind), f"{name} is {value!r}, a {type(value).__name__}; it must be {getattr(kind, '__name__', kind)}.")
+
+
+def set_path(spec: Spec, path: list[str], text: str) -> Any:
+    """Replace one field deep inside a spec by a value read from text as the type it has now."""
+    known, (head, *rest) = [f.name for f in fields(spec)], path
+    require(head in known, f"{type(spec).__name__} has no field '{head}'.{nearest(head, known)} Its fields are {', '.join(known)}.")
+    old = getattr(spec, head)
+    if rest:
+        require(is_dataclass(old), f"'{head}' is a plain value and has no field '{rest[0]}'.")
+        return replace(spec, **{head: set_path(old, rest, text)})
+    return replace(spec, **{head: parse(head, text, old)})
+
+
+def parse(name: str, text: str, like: object) -> Any:
+    """Read `text` as the type of `like`; a part is named by its class, for example router=TREAD."""
+    if is_dataclass(like):
+        require(text in REGISTRY, f"No part of a recipe is called '{text}'.{nearest(text, REGISTRY)}")
+        return REGISTRY[text]()
+    try:
+        return type(like)(text)
+    except (TypeError, ValueError):
+        raise LabError(f"{name}={text!r} cannot be read as {type(like).__name__}, such as {like!r}.") from None

@@ -1,0 +1,238 @@
+"""Frozen networks as functions: images to features, captions to token sequences, images to detected objects.
+
+Embedded ones come from the package; real ones (DINOv2, DINOv3, CLIP, Inception, T5Gemma) are the same code under another
+name or a local folder, read from the local cache or fetched once. Their pooled and patch features follow REPA (arXiv 2410.06940).
+"""
+
+import functools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from prx_lab import zoo
+from prx_lab.detector import SIZE, Detector, DetectorConfig, labels, peaks, place
+from prx_lab.errors import LabError, nearest
+from prx_lab.metrics.composition import Detection
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LAB_MEAN, LAB_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # embedded networks see the project's own [-1, 1]
+EMBEDDED_VISION = ("lab-dino", "lab-dino-dense", "lab-dino-eval", "lab-clip")
+
+
+class VisionTeacher(nn.Module, ABC):
+    """A frozen image network; `width` is E, `patch` the side of a token in its input pixels, `side` its usual input size."""
+
+    name: str
+    width: int
+    patch: int
+    side: int
+
+    @abstractmethod
+    def tokens(self, images: Tensor, grid: int) -> Tensor:
+        """Final-normed patch tokens (B, grid * grid, E) of images (B, 3, H, W) in [-1, 1], in raster order."""
+
+    @abstractmethod
+    def pooled(self, images: Tensor) -> Tensor:
+        """One vector per image (B, E): the network's own global embedding, at its usual input size."""
+
+
+class TextEncoder(nn.Module, ABC):
+    """A frozen text network; `width` is E, `length` the number of token places L."""
+
+    name: str
+    width: int
+    length: int
+
+    @abstractmethod
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token features (B, L, E) float32, zero where padded, and their mask (B, L) bool; padding on the right."""
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Square images of another side, bicubic with antialiasing; (B, 3, H, W) in, (B, 3, side, side) out, unclamped."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
+
+
+class Normalise(nn.Module):
+    """From the project's [-1, 1] to a network's own mean and standard deviation, given for images in [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.clamp(-1, 1) * 0.5 + 0.5 - self.mean) / self.std
+
+
+class TimmTeacher(VisionTeacher):
+    """A timm vision transformer (DINOv2, DINOv3, the embedded ones); pooled is the CLS token where it has one."""
+
+    def __init__(self, name: str, network: nn.Module, mean: Sequence[float], std: Sequence[float], side: int):
+        super().__init__()
+        self.name, self.network, self.side = name, network, side
+        self.width = network.embed_dim
+        self.patch = network.patch_embed.patch_size[0]
+        self.prefix = network.num_prefix_tokens  # CLS and registers
+        self.normalise = Normalise(mean, std)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, grid: int) -> Tensor:
+        inputs = resize(images, grid * self.patch)
+        return self.network.forward_features(self.normalise(inputs))[:, self.prefix :].float()
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> Tensor:
+        features = self.network.forward_features(self.normalise(resize(images, self.side)))
+        return (features[:, 0] if self.prefix else features.mean(1)).float()
+
+
+class CLIPTeacher(VisionTeacher):
+    """The image tower of a transformers CLIP; pooled is its projected embedding, not yet normalised."""
+
+    def __init__(self, name: str, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.name, self.network = name, network
+        config = network.config
+        self.width, self.patch, self.side = config.hidden_size, config.patch_size, config.image_size
+        self.normalise = Normalise(mean, std)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, grid: int) -> Tensor:
+        pixels = self.normalise(resize(images, grid * self.patch))
+        model = self.network.vision_model
+        hidden = model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        return model.post_layernorm(hidden[:, 1:]).float()
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> Tensor:
+        return self.network(pixel_values=self.normalise(resize(images, self.side))).image_embeds.float()
+
+
+class T5GemmaText(TextEncoder):
+    """The encoder of a T5Gemma with its tokenizer, padded on the right to `length` (Gemma's own default pads left)."""
+
+    def __init__(self, name: str, network: nn.Module, tokenizer: object, length: int):
+        super().__init__()
+        tokenizer.padding_side = "right"
+        self.name, self.network, self.tokenizer, self.length = name, network, tokenizer, length
+        self.width = network.config.hidden_size
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "pt"}
+        batch = self.tokenizer(list(captions), **options).to(self.network.device)
+        mask = batch["attention_mask"].bool()
+        used = max(int(mask.sum(1).max()), 1)  # attending to padding changes nothing and costs most of the time
+        hidden = self.network(input_ids=batch["input_ids"][:, :used], attention_mask=batch["attention_mask"][:, :used])
+        text = hidden.last_hidden_state.float() * mask[:, :used, None]
+        return F.pad(text, (0, 0, 0, self.length - used)), mask
+
+
+class InceptionFeatures(nn.Module):
+    """torchvision's Inception-v3 graph up to the 2048 pooled features; a FID only with the FID weights (see `load_features`)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.name, self.width, self.side, self.network = "inception-v3", 2048, 299, network
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> Tensor:
+        """Pooled features (B, 2048) of images (B, 3, H, W) in [-1, 1]: antialiased bicubic to 299, as clean-fid does."""
+        return self.network(resize(images, self.side).clamp(-1, 1)).float()
+
+
+class Judge(nn.Module):
+    """The embedded detector, frozen: features for FID, and what it sees in an image."""
+
+    def __init__(self, name: str, network: Detector):
+        super().__init__()
+        self.name, self.network, self.width = name, network, network.config.channels[-1]
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features (B, 128) of images (B, 3, H, W) in [-1, 1]; float32."""
+        return self.network.pooled(resize(images, SIZE).clamp(-1, 1)).float()
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> list[list[Detection]]:
+        """The objects seen in each image, best first; x and y in [0, 1], y down; score in [0, 1]."""
+        maps = self.network(resize(images, SIZE).clamp(-1, 1))[0].float().cpu()
+        found = peaks(maps, self.network.config.threshold, self.network.config.most)
+        return [[self._read(maps, i, *peak) for peak in image] for i, image in enumerate(found)]
+
+    @staticmethod
+    def _read(maps: Tensor, image: int, score: float, row: int, column: int) -> Detection:
+        x, y = place(maps, image, row, column)
+        return Detection(**labels(maps, image, row, column), x=x, y=y, score=score)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """In evaluation mode and without gradients, in place."""
+    return module.eval().requires_grad_(False)
+
+
+@functools.cache
+def load_vision(name: str) -> VisionTeacher:
+    """A frozen vision teacher by name or from a local folder of a timm or transformers CLIP model; cached per process."""
+    from prx_lab import published  # timm and transformers are heavy: only what is asked for is imported
+
+    if name in ("lab-dino", "lab-dino-dense", "lab-dino-eval"):
+        return freeze(_embedded_vit(name))
+    if name == "lab-clip":
+        return freeze(_embedded_clip(name))
+    known = [*EMBEDDED_VISION, *(n for n, real in zoo.REAL.items() if published.is_vision(real))]
+    if name in known or Path(name).is_dir():
+        return freeze(published.vision(name))
+    raise LabError(f"There is no vision teacher '{name}'.{nearest(name, known)} Known: {', '.join(known)}, or a local folder.")
+
+
+@functools.cache
+def load_text(name: str) -> TextEncoder:
+    """A frozen text encoder by name (`lab-t5`, `t5gemma-2b`) or from a local T5Gemma folder; cached per process."""
+    from prx_lab import published
+
+    if name == "lab-t5":
+        return freeze(published.t5gemma(name, zoo.folder(name)))
+    if name == "t5gemma-2b" or Path(name).is_dir():
+        return freeze(published.t5gemma(name, published.fetch(name)))
+    known = ["lab-t5", "t5gemma-2b"]
+    raise LabError(f"There is no text encoder '{name}'.{nearest(name, known)} Known: {', '.join(known)}, or a local folder.")
+
+
+@functools.cache
+def load_judge(name: str = "lab-inception") -> Judge:
+    """The frozen judge of composition and source of FID features; only `lab-inception` exists."""
+    if name != "lab-inception":
+        raise LabError(f"There is no judge '{name}'.{nearest(name, ['lab-inception'])} Known: lab-inception.")
+    state, config = zoo.load(name)
+    network = Detector(DetectorConfig(**{**config, "channels": tuple(config["channels"])}))
+    network.load_state_dict(state)
+    return freeze(Judge(name, network))
+
+
+def _embedded_vit(name: str) -> TimmTeacher:
+    from timm.models import VisionTransformer
+
+    state, config = zoo.load(name)
+    network = VisionTransformer(**config)
+    network.load_state_dict(state)
+    return TimmTeacher(name, network, LAB_MEAN, LAB_STD, config["img_size"])
+
+
+def _embedded_clip(name: str) -> CLIPTeacher:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    state, config = zoo.load(name)
+    vision = CLIPVisionConfig(**config["vision_config"], projection_dim=config["projection_dim"])
+    network = CLIPVisionModelWithProjection(vision)
+    network.load_state_dict({k: v for k, v in state.items() if k.startswith(("vision_model.", "visual_projection."))})
+    return CLIPTeacher(name, network, LAB_MEAN, LAB_STD)

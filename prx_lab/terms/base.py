@@ -1,0 +1,48 @@
+"""What a loss term is: a value that builds a module forward(point, out, batch) -> scalar."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from prx_lab.data.batch import Batch
+from prx_lab.flow import Point
+from prx_lab.model import PRX, Feat
+from prx_lab.spec import Spec
+
+
+@dataclass(frozen=True)
+class Out:
+    """What the network said about a point: always both v and x, whichever it predicts, and the target of v."""
+
+    v: Tensor  # (B, C, H, W)
+    x: Tensor  # (B, C, H, W)
+    target: Tensor  # (B, C, H, W) velocity that v is compared with
+    feats: dict[int, Feat]
+
+
+class TermModule(nn.Module, ABC):
+    """An unweighted loss; `taps` are the blocks whose features it reads."""
+
+    taps: tuple[int, ...] = ()
+
+    @abstractmethod
+    def forward(self, point: Point, out: Out, batch: Batch) -> Tensor:
+        """A float32 scalar."""
+
+
+@dataclass(frozen=True)
+class Term(Spec, ABC):
+    """A weighted part of the loss."""
+
+    weight: float = 1.0
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Vision teachers whose patch tokens the term reads from the batch."""
+        return ()
+
+    @abstractmethod
+    def build(self, model: PRX, widths: Mapping[str, int]) -> TermModule:
+        """The module for this model; `widths` gives each teacher's feature width."""

@@ -1,0 +1,206 @@
+"""Training: the Learner whose forward is the loss, the step, and fit with exact resume."""
+
+import ctypes
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from prx_lab import checkpoint
+from prx_lab.data.batch import Batch
+from prx_lab.data.store import Store, order
+from prx_lab.errors import LabError
+from prx_lab.flow import Draw, corrupt, draw, v_from_x, x_from_v
+from prx_lab.model import PRX
+from prx_lab.precision import DTYPES
+from prx_lab.recipe import Recipe
+from prx_lab.terms import Out
+
+
+class Learner(nn.Module):
+    """All that is trained, the network and the terms' heads; its forward is the loss."""
+
+    def __init__(self, recipe: Recipe, channels: int, stride: int, context: int, widths: dict[str, int]):
+        super().__init__()
+        self.recipe = recipe
+        self.model = PRX(recipe.arch(channels, stride, context), recipe.router.span(recipe.scale.depth))
+        self.terms = nn.ModuleList(term.build(self.model, widths) for term in recipe.terms)
+        self.taps = tuple(sorted({tap for term in self.terms for tap in term.taps}))
+
+    def forward(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        """The weighted loss and the unweighted terms (k,), a pure function of (weights, batch, draw)."""
+        recipe, point = self.recipe, corrupt(batch.x, draw.eps, draw.t)
+        text, mask = batch.text.dropped(draw.drop)
+        raw, feats = self.model(point.x_t, point.t, text, mask, recipe.router.keep(draw.score), self.taps)
+        raw = raw.float()
+        if recipe.predict == "v":
+            out = Out(raw, x_from_v(raw, point.x_t, point.t), point.v, feats)
+        else:
+            out = Out(v_from_x(raw, point.x_t, point.t), raw, v_from_x(point.x, point.x_t, point.t), feats)
+        losses = torch.stack([term(point, out, batch) for term in self.terms])
+        weights = losses.new_tensor([term.weight for term in recipe.terms])
+        return (weights * losses).sum(), losses  # not a matmul: autocast would round it to bf16
+
+
+def build(recipe: Recipe, store: Store, seed: int, device: torch.device) -> Learner:
+    """A fresh learner for this data; the network's weights depend on (seed, arch) alone, not on the terms."""
+    C, h, _ = store.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = Learner(recipe, C, recipe.scale.size // h, store.context, store.widths)
+    return learner.to(device, DTYPES[recipe.precision.store])
+
+
+class Training:
+    """One run of one recipe on one store: its state, one step, and the loop with checkpoints."""
+
+    def __init__(self, recipe: Recipe, store: Store, seed: int, device: torch.device, compiled: bool = False):
+        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
+        if len(store) < 1:
+            raise LabError("There is no image to train on; check the data.")
+        self.learner = build(recipe, store, seed, device)
+        self.optimizer = recipe.optim.build(self.learner, recipe.scale.lr)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.ema = {k: v.clone() for k, v in self.learner.model.state_dict().items()} if recipe.ema.decay else {}
+        self.step_index, self.seconds = 0, 0.0
+        if compiled:
+            for block in self.learner.model.blocks:  # one block is compiled once and reused by all
+                block.compile()
+
+    def step(self) -> dict[str, float]:
+        """One update; a loss or gradient that is not finite stops the run before it touches the weights."""
+        recipe, i, shape = self.recipe, self.step_index, self.store.shape
+        batch = self.store.batch(order(self.seed, i, recipe.scale.batch, len(self.store))).to(self.device)
+        key = (self.seed, i, 0, 0)
+        variates = draw(key, tuple(batch.x.shape), recipe.scale.tokens, recipe.time, recipe.drop).to(self.device)
+        factor = recipe.schedule(i, recipe.scale.steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * factor
+        with recipe.precision.autocast(self.device):
+            loss, losses = self.learner(batch, variates)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
+        values = torch.stack([loss.detach().float(), norm.float(), *losses.detach().float()]).tolist()
+        if not all(map(math.isfinite, values[:2])):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(f"The loss is {values[0]} and the gradient norm {values[1]} at step {i}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average()
+        self.step_index += 1
+        names = [type(term).__name__ for term in recipe.terms]
+        terms = dict(zip(names, values[2:]))
+        return {"step": i, "loss": values[0], "terms": terms, "lr": self.rates[0] * factor, "grad_norm": values[1]}
+
+    @torch.no_grad()
+    def average(self) -> None:
+        if self.ema:
+            rate = self.recipe.ema.rate(self.step_index)
+            for name, value in self.learner.model.state_dict().items():
+                self.ema[name].lerp_(value, 1 - rate)
+
+    def fit(self, until: int, folder: Path | None = None, save_every: int = 500) -> Iterator[dict[str, float]]:
+        """Train to step `until`, yielding one row of the log per step and saving to `folder`/checkpoint.
+
+        Ctrl-C finishes the step, saves and raises KeyboardInterrupt; a loss that is not finite saves the last good weights.
+        """
+        tune_allocator()
+        B = self.recipe.scale.batch
+        with interruptible() as stop, tqdm(total=until, initial=self.step_index, disable=quiet(), unit="step") as bar:
+            while self.step_index < until:
+                start = time.perf_counter()
+                try:
+                    row = self.step()
+                except FloatingPointError as error:
+                    kept = f" The weights of step {self.step_index} are kept in {self.save(folder)}." if folder else ""
+                    raise LabError(f"{error}; lower the learning rate (scale.lr) or clip harder (clip).{kept}") from None
+                taken = time.perf_counter() - start
+                self.seconds += taken
+                bar.set_postfix(loss=f"{row['loss']:.3f}", images=f"{B / taken:.0f}/s", refresh=False)
+                bar.update()
+                if folder and (stop.is_set() or self.step_index == until or self.step_index % save_every == 0):
+                    self.save(folder)
+                yield row | {"images_per_s": B / taken, "seconds": self.seconds}
+                if stop.is_set():
+                    where = f" A checkpoint is in {folder}; run the same command to go on." if folder else ""
+                    raise KeyboardInterrupt(f"Stopped after step {self.step_index}.{where}")
+
+    def save(self, folder: Path) -> Path:
+        """Everything the next step depends on; randomness is a function of (seed, step) and needs no state."""
+        tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
+        tensors |= {f"ema/{k}": v for k, v in self.ema.items()} | checkpoint.optimizer_tensors(self.optimizer, self.learner)
+        state = {"seed": self.seed, "seconds": self.seconds, "recipe": self.recipe.to_json()}
+        return checkpoint.save(folder / "checkpoint", self.step_index, tensors, state)
+
+    def resume(self, folder: Path) -> bool:
+        """Continue from the newest checkpoint in `folder`, if there is one of this recipe and seed."""
+        found = checkpoint.steps(folder / "checkpoint")
+        if not found:
+            return False
+        tensors, state = checkpoint.load(found[-1])
+        if state["seed"] != self.seed or state["recipe"] != self.recipe.to_json():
+            raise LabError(f"The checkpoint {found[-1]} belongs to another recipe or seed; delete it or use another folder.")
+        self.start_from(tensors)
+        self.step_index, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def start_from(self, tensors: dict[str, Tensor]) -> None:
+        """Take weights, average and optimiser state by parameter name; names this recipe does not have are left out."""
+        mine = self.learner.state_dict()
+        weights = {k.removeprefix("learner/"): v for k, v in tensors.items() if k.startswith("learner/")}
+        self.learner.load_state_dict({k: v for k, v in weights.items() if k in mine}, strict=False)
+        for name in self.ema:
+            self.ema[name].copy_(tensors.get(f"ema/{name}", mine[f"model.{name}"]))
+        checkpoint.restore_optimizer(self.optimizer, self.learner, tensors)
+
+    def sampler_model(self) -> PRX:
+        """The network to sample from: the averaged weights where the recipe keeps an average."""
+        model = self.learner.model
+        if not self.ema:
+            return model
+        averaged = PRX(model.arch, model.span).to(self.device)
+        averaged.load_state_dict(self.ema)
+        return averaged
+
+
+def quiet() -> bool | None:
+    """tqdm's `disable`: silent where output is stored or piped."""
+    return True if os.environ.get("PRX_STATIC") else None
+
+
+def tune_allocator() -> None:
+    """Keep large temporaries mapped between steps: glibc otherwise returns them to the system at every step (1.7x slower)."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(option, 1 << 30)
+    except OSError:
+        pass  # not glibc
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handler(signum: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

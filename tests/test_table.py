@@ -1,0 +1,149 @@
+"""The scoreboard: its numbers follow from the records, and it says what it does not know."""
+
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from prx_lab.columns import METRICS
+from prx_lab.errors import LabError
+from prx_lab.record import write_json
+from prx_lab.table import Table, markdown_table
+from tests.made_up import write_run
+
+BASELINE = {0: 20.0, 1: 22.0, 2: 21.0}
+VARIANT = {0: 17.0, 1: 18.0, 3: 50.0}
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, fid in BASELINE.items():
+        write_run(tmp_path, "baseline", seed, fid)
+    for seed, fid in VARIANT.items():
+        write_run(tmp_path, "repa", seed, fid)
+    return tmp_path
+
+
+def line(table, start):
+    return next(row for row in repr(table).splitlines() if row.startswith(start))
+
+
+def test_means_and_paired_difference(root):
+    data = Table.of("cpu", root=root).to_pandas().set_index(["recipe", "metric"])
+    row = data.loc[("repa", "fid")]
+    assert (row.n, row["mean"], row.common, row.difference) == (3, pytest.approx(85 / 3), 2, pytest.approx(-3.5))
+    half = stats.t.ppf(0.975, 1) * 0.5  # two differences, -3 and -4: sd sqrt(1/2), standard error 1/2
+    assert (row.lo, row.hi) == (pytest.approx(-3.5 - half), pytest.approx(-3.5 + half))
+    assert row.published == 16.6
+    assert data.loc[("baseline", "fid")].sd == pytest.approx(1.0)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shift=st.floats(-5, 5), fids=st.lists(st.floats(10, 30), min_size=2, max_size=4))
+def test_a_constant_shift_is_found_exactly(tmp_path_factory, shift, fids):
+    root = tmp_path_factory.mktemp("results")
+    for seed, fid in enumerate(fids):
+        write_run(root, "baseline", seed, fid)
+        write_run(root, "repa", seed, fid + shift)
+    row = Table.of("cpu", metrics=["fid"], root=root).to_pandas().iloc[1]
+    assert row.difference == pytest.approx(shift, abs=1e-9) and row.hi - row.lo == pytest.approx(0, abs=1e-6)
+
+
+def test_text_shows_n_interval_post_and_ceiling(root):
+    table = Table.of("cpu", recipes=["repa", "irepa"], root=root)
+    assert "21.00 ± 1.00" in line(table, "baseline") and line(table, "baseline").split()[1] == "3"
+    assert "−3.50 [−9.85, +2.85]" in line(table, "  Δ")
+    assert "16.60 (−1.60)" in line(table, "  post: REPA-Dinov2")
+    assert "97.5" in line(table, "real images, same judge")
+    assert line(table, "irepa: no runs recorded").split()[4] == "0"
+    assert len({len(row) for row in repr(table).splitlines()[:4]}) == 1  # aligned
+    assert repr(table) == repr(Table.of("cpu", recipes=["repa", "irepa"], root=root))
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    write_run(tmp_path, "baseline", 0, 20.0)
+    write_run(tmp_path, "repa", 0, 17.0)
+    table = Table.of("cpu", metrics=["fid"], root=tmp_path)
+    assert line(table, "baseline").split() == ["baseline", "1", "20.00"]
+    assert line(table, "  Δ").split() == ["Δ", "1", "−3.00"]
+    assert "[" not in "".join(repr(table).splitlines()[2:5]) and "±" not in repr(table)
+    assert "one seed gives no interval" in repr(table)
+
+
+def test_a_table_without_any_record_says_so(tmp_path):
+    for form in (repr, Table.markdown, Table._repr_html_):
+        assert "baseline: no runs recorded" in form(Table.of("gpu", root=tmp_path))
+
+
+def test_seconds_to_the_baselines_quality(root):
+    # the baseline of seed 0 falls from 40 to 20 in 100 s; a variant that ends at 17 passes 20 at 85 s
+    data = Table.of("cpu", root=root).to_pandas().set_index(["recipe", "metric"])
+    assert data.loc[("repa", "seconds_to_baseline")].n == 2
+    assert data.loc[("repa", "seconds_to_baseline")]["mean"] == pytest.approx((85 + 80) / 2)
+    write_run(root, "tread", 0, 30.0)
+    assert "0 of 1 reach it" in line(Table.of("cpu", root=root), "tread")
+
+
+def test_recipes_that_differ_are_never_averaged(root):
+    write_run(root, "repa", 5, 1.0, id="ffffffff")
+    data = Table.of("cpu", root=root).to_pandas()
+    assert set(data.recipe) == {"baseline", "repa-0123abcd", "repa-ffffffff"}
+    write_run(root, "baseline", 5, 1.0, id="ffffffff")
+    with pytest.raises(LabError, match="baseline-ffffffff"):
+        Table.of("cpu", root=root)
+    data = Table.of("cpu", baseline="baseline-ffffffff", recipes=["repa-ffffffff"], root=root).to_pandas()
+    assert list(data[data.metric == "fid"].difference) == [0.0, 0.0]
+
+
+def test_embedded_numbers_never_carry_a_real_name(root):
+    assert "lab-FID ↓" in repr(Table.of("cpu", root=root)) and " FID ↓" not in repr(Table.of("cpu", root=root))
+    for seed in BASELINE:
+        folder = write_run(root, "baseline", seed, 20.0, scale="gpu")
+        real = {"metrics": {"fid": 20.0}, "judges": {"fid": "inception-v3"}, "n": 100 + seed}
+        write_json(folder / "eval.json", real)
+    table = Table.of("gpu", metrics=["fid"], root=root)
+    assert " FID ↓" in repr(table) and "lab-FID" not in repr(table)
+    assert "100 or 101 or 102 images. Sizes differ" in repr(table)
+
+
+def test_what_makes_numbers_incomparable_is_said(root):
+    write_run(root, "tread", 0, 30.0, device="another processor")
+    (root / "cpu" / "repa-0123abcd" / "seed9").mkdir()
+    (root / "cpu" / "repa-0123abcd" / "seed9" / "recipe.json").write_text("{}")
+    text = repr(Table.of("cpu", root=root))
+    assert "different machines (a processor, another processor)" in text
+    assert "Skipped: cpu/repa-0123abcd/seed9/env.json is missing" in text
+
+
+def test_html_and_markdown_hold_the_same_numbers(root):
+    table = Table.of("cpu", root=root)
+    for form in (table.markdown(), table._repr_html_()):
+        for text in ("21.00 ± 1.00", "−3.50 [−9.85, +2.85]", "97.5", "composition % ↑"):
+            assert text in form
+    assert markdown_table("cpu", root=root) == table.markdown()
+    columns = {row.count("|") for row in table.markdown().splitlines() if row.startswith("|")}
+    assert len(columns) == 1
+
+
+def test_a_clear_difference_is_coloured_by_its_direction(tmp_path):
+    for seed in (0, 1, 2):
+        write_run(tmp_path, "baseline", seed, 20.0)
+        write_run(tmp_path, "repa", seed, 10.0 + 0.01 * seed)
+    html = Table.of("cpu", metrics=["fid", "composition"], root=tmp_path)._repr_html_()
+    assert html.count("#3f9b6c") == 2 and "#c8553d" not in html  # lower FID and higher composition are both better
+
+
+def test_an_unknown_metric_is_corrected(root):
+    with pytest.raises(LabError, match="Did you mean 'fid'"):
+        Table.of("cpu", metrics=["fdi"], root=root)
+
+
+@given(value=st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6))
+def test_a_shown_value_reads_back(value):
+    for metric in METRICS.values():
+        shown = metric.show(value, sign=True)
+        assert float(shown.replace("−", "-")) == pytest.approx((100 if metric.percent else 1) * value, abs=0.5 * 10**-metric.digits + 1e-6)
+        assert not shown.lstrip("+−").strip("0.") == "" or shown[0] not in "+−"
+        assert metric.show(math.nan) == "–"

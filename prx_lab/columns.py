@@ -70,8 +70,9 @@ def columns(names: Sequence[str], used: Sequence[Record]) -> tuple[Metric, ...]:
 
 def judges(metric: Metric, used: Sequence[Record]) -> list[str]:
     """The networks behind a metric's recorded values; the embedded one where a record does not say."""
-    default = LAB_JUDGES.get(metric.name, "")
-    return sorted({r.eval.get("judges", {}).get(metric.name, default) for r in used} - {""})
+    found = (record.eval["metrics"].get(metric.name) for record in used)
+    named = (value.get("judge", "") if isinstance(value, dict) else "" for value in found)
+    return sorted({name or LAB_JUDGES.get(metric.name, "") for name in named} - {""})
 
 
 def _titled(metric: Metric, used: Sequence[Record]) -> Metric:

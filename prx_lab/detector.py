@@ -25,7 +25,7 @@ GLOBALS = {
 class DetectorConfig:
     """Channels at strides 2, 4 and 8; the last is the width of the pooled features."""
 
-    channels: tuple[int, int, int] = (32, 64, 128)
+    channels: tuple[int, int, int] = (32, 64, 112)
     head: int = 96
     threshold: float = 0.3  # a peak below this is no object; calibrated on the validation split
     most: int = 6  # never report more objects than this
@@ -67,7 +67,7 @@ class Detector(nn.Module):
             self.maps.bias[0] = -4.0  # almost every cell is empty: start there, as RetinaNet does
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at stride 4 (B, 64, 16, 16) and at stride 8 (B, 128, 8, 8), the latter normalised and rectified."""
+        """Features at stride 4 (B, 64, 16, 16) and at stride 8 (B, 112, 8, 8), the latter normalised and rectified."""
         fine = self.stride4(self.stride2(images))
         return fine, F.relu(self.norm(self.stride8(fine)))
 
@@ -78,7 +78,7 @@ class Detector(nn.Module):
         return self.maps(self.head(merged)), self.scene(coarse.mean((2, 3)))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Features for FID (B, 128): the stride-8 features averaged over the image, as Inception's pool3 is."""
+        """Features for FID (B, 112): the stride-8 features averaged over the image, as Inception's pool3 is."""
         return self.trunk(images)[1].mean((2, 3))
 
 

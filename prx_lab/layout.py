@@ -90,9 +90,7 @@ def text(table: "Table") -> str:
     body = [[line.label, line.n, *line.texts] for line in lines(table)]
     cells = [_head(table), *body]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    set_lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in cells
-    ]
+    set_lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in cells]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     return "\n".join([set_lines[0], rule, *set_lines[1:], *([rule, *table.notes] if table.notes else [])])
 

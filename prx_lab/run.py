@@ -1,5 +1,6 @@
 """One experiment from start to record: prepare the data, train, evaluate along the way, write the run folder."""
 
+import json
 import os
 import shutil
 import sys
@@ -21,6 +22,7 @@ from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
 from prx_lab.train import Training
 
+LOGGED = 200  # rows of train.jsonl, about
 SHOWN = 16  # pictures of the recorded grid: the first validation captions, the same noise for every recipe
 
 
@@ -57,13 +59,14 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results") -> Path:
     store, judge = store_of(recipe, device), bench(recipe, device)
     training = Training(recipe, store, seed, device, worth_compiling(recipe))
     curve = resume(training, folder)
-    meter = Meter(warmup=10)
+    meter, every = Meter(warmup=10), max(1, recipe.scale.steps // LOGGED)
     for until in milestones(recipe.scale.steps, recipe.scale.evals):
         if until <= training.step_index and any(row["step"] == until for row in curve):
             continue
         meter.resume()
         for row in training.fit(until, folder):
-            record.append_json(folder / "train.jsonl", row)
+            if row["step"] % every == 0:
+                record.append_json(folder / "train.jsonl", row)
             meter.tick(recipe.scale.batch)
         meter.pause()
         memory = peak_memory()
@@ -90,12 +93,19 @@ def resume(training: Training, folder: Path) -> list[dict[str, Any]]:
         "curve.jsonl": [row for row in logs["curve.jsonl"] if row["step"] <= training.step_index],
     }
     for name, rows in kept.items():
-        record.write_lines(folder / name, rows)
+        (folder / name).unlink(missing_ok=True)
+        for row in rows:
+            record.append_json(folder / name, row)
     return kept["curve.jsonl"]
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    return record.read_lines(path) if path.exists() else iter(())
+    """The rows of a log; a last line cut by an interruption is left out."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
 
 
 def finish(folder: Path, recipe: Recipe, seed: int, judge: Bench, metrics: dict, rest: dict[str, Any]) -> None:

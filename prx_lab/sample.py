@@ -1,16 +1,22 @@
 """Sampling: from noise and captions to images, with classifier-free guidance in an interval (arXiv 2207.12598, 2404.07724)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from prx_lab.data.batch import Text
-from prx_lab.flow import SOLVERS, Velocity, times, v_from_x
+from prx_lab.errors import LabError
+from prx_lab.flow import SOLVERS, Velocity, noise, times, v_from_x
 from prx_lab.model import PRX
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 Predict = Callable[[Tensor, float, Tensor, Tensor], Tensor]  # (x_t, t, text, mask) -> v
 
@@ -66,3 +72,52 @@ def generate(
 ) -> Tensor:
     """Clean latents (B, C, H, W) from `noise` of that shape, in `steps` steps of the shifted grid from t = 1 to t = 0."""
     return SOLVERS[solver](guidance.velocity(v, text), noise, times(steps, shift))
+
+
+class Sampler:
+    """A trained recipe with its frozen networks: prompts in, images out."""
+
+    def __init__(self, recipe: "Recipe", model: PRX):
+        from prx_lab.spaces import load_space
+        from prx_lab.teachers import load_text
+
+        self.recipe, self.model = recipe, model.eval()
+        self.device = next(model.parameters()).device
+        self.space, self.encoder = load_space(recipe.space).to(self.device), load_text(recipe.text).to(self.device)
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Prompts and the empty caption, encoded and padded to one length."""
+        tokens, mask = self.encoder.encode([*prompts, ""])
+        longest = int(mask.sum(1).max())
+        tokens, mask = (tokens * mask[..., None])[:, :longest].to(self.device), mask[:, :longest].to(self.device)
+        return Text(tokens[:-1], mask[:-1], tokens[-1:], mask[-1:])
+
+    def __call__(self, prompts: Sequence[str], seed: int = 0, steps: int = 28, guidance: Guidance | None = None) -> Tensor:
+        """Images (n, 3, H, W) in [-1, 1]; the noise of prompt i is keyed by (seed, i); guidance is the recipe's unless given."""
+        if not prompts:
+            raise LabError("There is no prompt; give at least one.")
+        side = self.recipe.scale.size // self.space.stride
+        eps = noise(seed, list(range(len(prompts))), (self.space.channels, side, side)).to(self.device)
+        v = predictor(self.model, self.recipe.predict, lambda: self.recipe.precision.autocast(self.device))
+        x = generate(v, self.text(prompts), eps, guidance or self.recipe.guidance, steps, self.recipe.shift)
+        return self.space.decode(x)
+
+
+def from_run(folder: str | Path) -> Sampler:
+    """The sampler of a recorded run, from the averaged weights where it keeps an average."""
+    from prx_lab import checkpoint
+    from prx_lab.recipe import Recipe
+    from prx_lab.spaces import load_space
+
+    found = checkpoint.steps(Path(folder) / "checkpoint")
+    if not found:
+        raise LabError(f"{folder} has no checkpoint (records are shared without weights); run the recipe again to sample from it.")
+    tensors, state = checkpoint.load(found[-1])
+    recipe = Recipe.from_json(state["recipe"])
+    prefix = "ema/" if recipe.ema.decay else "learner/model."
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    space = load_space(recipe.space)
+    arch = recipe.arch(space.channels, space.stride, weights["txt_in.weight"].shape[1])
+    model = PRX(arch, recipe.router.span(recipe.scale.depth)).to(weights["txt_in.weight"].dtype)
+    model.load_state_dict(weights)
+    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"))

@@ -159,7 +159,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features (B, 128) of images (B, 3, H, W) in [-1, 1]; float32."""
+        """Pooled features (B, 112) of images (B, 3, H, W) in [-1, 1]; float32."""
         return self.network.pooled(resize(images, SIZE).clamp(-1, 1)).float()
 
     @torch.no_grad()

@@ -126,11 +126,11 @@ class Training:
                 self.seconds += taken
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images=f"{B / taken:.0f}/s", refresh=False)
                 bar.update()
-                if folder and (stop.is_set() or self.step_index == until or self.step_index % save_every == 0):
+                if folder and (self.step_index == until or self.step_index % save_every == 0):
                     self.save(folder)
                 yield row | {"images_per_s": B / taken, "seconds": self.seconds}
                 if stop.is_set():
-                    where = f" A checkpoint is in {folder}; run the same command to go on." if folder else ""
+                    where = f" A checkpoint is in {self.save(folder)}; run the same command to go on." if folder else ""
                     raise KeyboardInterrupt(f"Stopped after step {self.step_index}.{where}")
 
     def save(self, folder: Path) -> Path:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from prx_lab.errors import LabError, nearest
 
 WEIGHTS = Path(__file__).parent / "weights"
-NO_FILES: Mapping[str, Path] = MappingProxyType({})
+NO_FILES: Mapping[str, Path | str] = MappingProxyType({})
 
 # What ships with the package. A number from one of these never carries a real network's name.
 EMBEDDED = {
@@ -99,10 +99,10 @@ def save(
     state: Mapping[str, torch.Tensor],
     config: dict,
     card: str,
-    files: Mapping[str, Path] = NO_FILES,
+    files: Mapping[str, Path | str] = NO_FILES,
     root: Path = WEIGHTS,
 ) -> Path:
-    """Write fp16 weights, config.json, card.md and extra files of one network, and its line of the manifest, atomically.
+    """Write fp16 weights, config.json, card.md and extra files (a path to copy, or text) of one network, and its hashes.
 
     The folder is written beside its final place and swapped in, so a reader sees the old network or the new one.
     """
@@ -116,7 +116,11 @@ def save(
     (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (fresh / "card.md").write_text(card.rstrip() + "\n")
     for file, source in files.items():
-        shutil.copyfile(source, fresh / file)
+        if isinstance(source, Path):
+            shutil.copyfile(source, fresh / file)
+        else:
+            (fresh / file).write_text(source)
+    (fresh / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     entry = {p.name: {"sha256": digest(p), "bytes": p.stat().st_size} for p in sorted(fresh.iterdir())}
     with _Lock(root):
         manifest = _manifest(root)
@@ -129,6 +133,11 @@ def save(
         draft.replace(root / "manifest.json")
     _checked.cache_clear()
     return root / name
+
+
+def metrics_file(metrics: dict) -> dict[str, str]:
+    """The extra file that carries what a pretraining measured."""
+    return {"metrics.json": json.dumps(metrics, indent=1) + "\n"}
 
 
 def digest(path: Path) -> str:

@@ -101,7 +101,7 @@ def test_embedded_numbers_never_carry_a_real_name(root):
     assert "lab-FID ↓" in repr(Table.of("cpu", root=root)) and " FID ↓" not in repr(Table.of("cpu", root=root))
     for seed in BASELINE:
         folder = write_run(root, "baseline", seed, 20.0, scale="gpu")
-        real = {"metrics": {"fid": 20.0}, "judges": {"fid": "inception-v3"}, "n": 100 + seed}
+        real = {"metrics": {"fid": {"value": 20.0, "judge": "inception-v3"}}, "n": 100 + seed}
         write_json(folder / "eval.json", real)
     table = Table.of("gpu", metrics=["fid"], root=root)
     assert " FID ↓" in repr(table) and "lab-FID" not in repr(table)

@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 GROUPS = {
-    "Experiments": ["recipe", "recipes", "spec", "train", "sample", "record", "show"],
+    "Experiments": ["recipe", "recipes", "spec", "run", "train", "sample", "checkpoint"],
     "The equation": ["flow", "model", "routing", "terms", "steps", "optim", "precision"],
-    "Frozen networks": ["spaces", "teachers", "zoo", "pretrain"],
     "Data": ["data"],
-    "Metrics": ["metrics"],
-    "With other software": ["interop", "errors"],
+    "Frozen networks": ["spaces", "teachers", "zoo", "detector", "inception", "pretrain"],
+    "Evaluation": ["evaluate", "metrics"],
+    "Records and tables": ["record", "table", "columns", "layout", "published", "posts", "show", "cards", "images", "explorer"],
+    "Around it": ["interop", "machine", "doctor", "errors"],
 }
 LEFT_OUT = {"prx_lab", "prx_lab.cli", "prx_lab.__main__"}
 

@@ -72,5 +72,4 @@ def setup(app):
     app.connect("builder-inited", local_mathjax)
     app.connect("config-inited", use_local_mathjax)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
-    app.add_css_file("custom.css", priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,8 +13,10 @@ NOTHING = "No runs are recorded yet: `make run` records a first pair.\n"
 
 
 def scales(records: Sequence[Record]) -> list[str]:
+    """Recorded scales, the most telling first; smoke proves only that the code runs, so it shows where nothing else is."""
     found = {record.scale for record in records}
-    return [scale for scale in SCALES if scale in found] + sorted(found - SCALES.keys())
+    order = [scale for scale in SCALES if scale in found] + sorted(found - SCALES.keys())
+    return [scale for scale in order if scale != "smoke"] or order
 
 
 def told(scale: str) -> str:
@@ -34,9 +36,9 @@ def number_cards(records: Sequence[Record], root: Path) -> str:
 
 
 def runs_card(records: Sequence[Record]) -> tuple[str, str]:
-    recipes = {record.name for record in records}
-    where = ", ".join(scales(records))
-    return str(len(records)), f"recorded runs of {len(recipes)} recipe{'s' * (len(recipes) > 1)} ({where})"
+    shown = [record for record in records if record.scale in scales(records)]
+    recipes = {record.name for record in shown}
+    return str(len(shown)), f"recorded runs of {len(recipes)} recipe{'s' * (len(recipes) > 1)} ({', '.join(scales(records))} scale)"
 
 
 def challenger(table: Table) -> Row | None:
@@ -58,7 +60,8 @@ def comparison_cards(table: Table) -> list[tuple[str, str]]:
     right = best.cells["composition"].mean
     if not math.isnan(right):
         real = metric["composition"].show(table.ceiling.get("composition", math.nan))
-        cards.append((f"{metric['composition'].show(right)} %", f"of what the caption says is in the picture ({best.label}; real images: {real} %)"))
+        text = f"of what the caption says is in the picture ({best.label}; real images: {real} %)"
+        cards.append((f"{metric['composition'].show(right)} %", text))
     return cards
 
 
@@ -67,8 +70,8 @@ def faster(base: Row, best: Row, judge: str) -> list[tuple[str, str]]:
     ours, theirs = best.cells["seconds_to_baseline"], base.cells["seconds_to_baseline"]
     if not (ours.n and theirs.n and math.isfinite(ours.mean) and math.isfinite(theirs.mean)):
         return []
-    text = f"as long as the baseline: {best.label} reaches its final {judge} after {ours.mean:.0f} s instead of {theirs.mean:.0f} s"
-    return [(f"{ours.mean / theirs.mean:.2f} ×", text)]
+    text = f"sooner at the baseline's final {judge}: {ours.mean:.0f} s for {best.label}, {theirs.mean:.0f} s for the baseline"
+    return [(f"{theirs.mean / ours.mean:.2f} ×", text)]
 
 
 # -------------------------------------------------------------------------------------------- scoreboard
@@ -76,11 +79,17 @@ def scoreboards(records: Sequence[Record], root: Path) -> str:
     """One tab per scale, each the library's own table."""
     if not records:
         return NOTHING
-    tabs = [
-        f":::{{tab-item}} {told(scale)}\n\n```{{raw}} html\n<div class=\"prx-board\">{Table.of(scale, root=root)._repr_html_()}</div>\n```\n:::\n"
-        for scale in scales(records)
-    ]
-    return "::::{tab-set}\n" + "\n".join(tabs) + "::::\n"
+    boards = {scale: board(scale, root) for scale in scales(records)}
+    if len(boards) == 1:
+        return "".join(boards.values())
+    tabs = "\n".join(f":::{{tab-item}} {told(scale)}\n{text}:::\n" for scale, text in boards.items())
+    return f"::::{{tab-set}}\n{tabs}::::\n"
+
+
+def board(scale: str, root: Path) -> str:
+    """The library's own table, with intervals below their differences so that it fits the page."""
+    table, end, notes = Table.of(scale, root=root)._repr_html_().partition("</table>")
+    return f'```{{raw}} html\n<div class="prx-board">{table.replace(" [", "<br>[")}{end}{notes}</div>\n```\n'
 
 
 # ------------------------------------------------------------------------------------------------- gallery
@@ -92,7 +101,8 @@ def gallery(records: Sequence[Record], out: Path) -> str:
     if not order:
         return "No sample grids are recorded yet.\n"
     cards = [card(record, out) for record in order]
-    return "::::{grid} 1 1 2 2\n:gutter: 3\n:class-container: prx-gallery\n\n" + "\n".join(cards) + "\n::::\n"
+    columns = 3 if len(order) % 3 == 0 else 2
+    return f"::::{{grid}} 1 1 2 {columns}\n:gutter: 3\n:class-container: prx-gallery\n\n" + "\n".join(cards) + "\n::::\n"
 
 
 def card(record: Record, out: Path) -> str:
@@ -101,7 +111,8 @@ def card(record: Record, out: Path) -> str:
     shutil.copyfile(record.samples, picture)
     fid, right = record.metric("fid"), record.metric("composition")
     numbers = [f"lab-FID {fid:.2f}"] * math.isfinite(fid) + [f"composition {100 * right:.1f} %"] * math.isfinite(right)
+    text = f"{told(record.scale)}, seed {record.seed}: {', '.join(numbers)}"
     return (
         f":::{{grid-item-card}} {record.name}\n:img-top: _generated/gallery/{picture.name}\n"
-        f":img-alt: Samples of {record.name} at fixed prompts and noise\n{told(record.scale)}, seed {record.seed}: {', '.join(numbers)}\n:::\n"
+        f":img-alt: Samples of {record.name} at fixed prompts and noise\n\n{text}\n:::\n"
     )

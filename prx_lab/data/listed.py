@@ -83,7 +83,7 @@ class Listed(Source):
         bad = {item.name: reason for item, reason in zip(self.items, reasons, strict=True) if reason}
         if not bad:
             return
-        told = "; ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:10])
+        told = "; ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:10]).encode(errors="replace").decode()
         told += "; ..." if len(bad) > 10 else ""
         if len(bad) == len(self.items):
             raise LabError(f"none of the {len(bad)} images in {self.name} can be read, replace them: {told}.")
@@ -96,7 +96,7 @@ class Listed(Source):
 def place(key: str) -> float:
     """A fixed pseudo-random number in [0, 1) for a key, the same on every machine."""
     key = unicodedata.normalize("NFC", key)  # one system stores é as one code point, another as two
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest(), "big") / 2**64
 
 
 def shuffled(items: Sequence[Item]) -> list[Item]:

@@ -25,6 +25,8 @@ def load_source(data: str, split: str = "train", caption: str = LABEL, limit: in
     many images, the first of a fixed shuffle. Unreadable images are named in a warning, left out and counted in
     `.skipped`. Raises LabError when there is nothing to read or some image has no caption.
     """
+    if not data.strip():
+        raise LabError("no data is named: give a folder of images, a .parquet file or a hub name such as owner/name.")
     path = Path(data).expanduser()
     if path.is_file() and path.suffix == ".parquet":
         return load_parquet(path.parent, [path.name], path.stem, split, caption, limit)

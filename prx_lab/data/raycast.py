@@ -5,6 +5,8 @@ of its radius, centred, turned about the vertical: a ray keeps its parameter t b
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -175,17 +177,29 @@ NORMAL = {"sphere": normal_sphere, "cube": normal_cube, "cylinder": normal_cylin
 
 # ---- the camera
 
+Window = tuple[slice, slice]
+EVERYWHERE: Window = (slice(None), slice(None))
 
-def rays(camera: View, size: int) -> Tensor:
-    """Unit directions through the pixel centres: (3, size, size)."""
-    grid = (torch.arange(size) * 2 + 1 - size) * (camera.tan / size)
-    right, up = grid.view(1, size), -grid.view(size, 1)
+
+@dataclass(frozen=True)
+class Sight:
+    """What rays through a grid of image points meet."""
+
+    ray: Tensor  # (3, h, w) unit directions
+    depth: Tensor  # (h, w) distance along the ray
+    owner: Tensor  # (h, w) int8: index of the solid, or FLOOR, or WALL
+    alone: tuple[int, ...]  # how many rays each solid would meet without the others
+
+
+def rays(camera: View, row: Tensor, column: Tensor) -> Tensor:
+    """Unit directions through image points: row (h, 1) or (h, w) and column, in [0, 1] -> (3, h, w)."""
+    right, up = (2 * column - 1) * camera.tan, (1 - 2 * row) * camera.tan
     cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
     scale = (1 + right**2 + up**2).rsqrt()
     return torch.stack((right * scale, (cos * up - sin) * scale, (sin * up + cos) * scale))
 
 
-def bounds(camera: View, obj: Object, size: int) -> tuple[slice, slice]:
+def bounds(camera: View, obj: Object, size: int) -> Window:
     """Rows and columns that can see the solid, from the tangents to its bounding sphere."""
     side, up, depth = camera.coordinates(*obj.centre)
     spans = []
@@ -197,22 +211,28 @@ def bounds(camera: View, obj: Object, size: int) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def cast(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Directions (3, s, s), distance (s, s), what each ray meets (s, s) int8, and each solid's pixels if alone."""
+def look(scene: Scene, row: Tensor, column: Tensor, windows: Sequence[Window]) -> Sight:
+    """Cast a ray through every image point; solid k is sought in `windows[k]` only."""
     camera = view(scene)
     eye = torch.tensor((0.0, camera.height, -camera.distance))
-    directions = rays(camera, size)
-    down = torch.where(directions[1] < -1e-5, camera.height / -directions[1].clamp_max(-1e-5), FAR)
-    back = (WALL_Z + camera.distance) / directions[2]
+    ray = rays(camera, row, column)
+    down = torch.where(ray[1] < -1e-5, camera.height / -ray[1].clamp_max(-1e-5), FAR)
+    back = (WALL_Z + camera.distance) / ray[2]
     depth = torch.minimum(down, back)
     owner = torch.where(down < back, FLOOR, WALL).to(torch.int8)
     alone = []
-    for k, obj in enumerate(scene.objects):
-        window = bounds(camera, obj, size)
-        origin = local(eye, obj)
-        t = HIT[obj.shape](origin.view(3, 1, 1), turn(directions[:, *window] / obj.radius, -obj.angle))
+    for k, (obj, window) in enumerate(zip(scene.objects, windows, strict=True)):
+        origin = local(eye, obj).view(3, 1, 1)
+        t = HIT[obj.shape](origin, turn(ray[:, *window] / obj.radius, -obj.angle))
         alone.append(int((t < FAR).sum()))
         closer = t < depth[window]
         depth[window] = torch.where(closer, t, depth[window])
         owner[window].masked_fill_(closer, k)
-    return directions, depth, owner, alone
+    return Sight(ray, depth, owner, tuple(alone))
+
+
+def cast(scene: Scene, size: int) -> Sight:
+    """One ray through the middle of each pixel."""
+    middle = (torch.arange(size) + 0.5) / size
+    windows = [bounds(view(scene), o, size) for o in scene.objects]
+    return look(scene, middle.view(size, 1), middle.view(1, size), windows)

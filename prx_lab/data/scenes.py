@@ -3,6 +3,7 @@
 A scene is data (`Scene`), fixed by (seed, index, level, style, split); its picture at any size follows from it alone.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import combinations
@@ -47,6 +48,7 @@ COUNTS = {"simple": (0.4, 0.6), "standard": (0.25, 0.4, 0.35), "full": (0.15, 0.
 AREA = {"simple": (1.35, 0.45), "standard": (2.1, 1.2), "full": (2.5, 1.6)}  # half extents of the floor in use, x and z
 OVERLAP = {"simple": 0.0, "standard": 0.15, "full": 0.55}  # share of a solid's box that another may cover
 GAP = {"simple": 0.035, "standard": 0.0, "full": 0.0}  # free image width between two solids
+SIDES = ("left", "right")  # the lights that `polished` takes
 LOCATE_SIZE = 96  # rays a side when a visible share is counted
 
 
@@ -56,6 +58,7 @@ def known(word: str, options: Sequence[str], what: str) -> str:
     return word
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def sample_scene(index: int, seed: int = 0, level: str = "standard", style: str = "render", split: str = "train") -> Scene:
     """Scene `index` (>= 0) of a split; splits never share a scene, and only `heldout` shows a HELD_OUT pair.
 
@@ -81,6 +84,8 @@ def draw(rng: np.random.Generator, index: int, seed: int, level: str, style: str
     surfaces = surroundings(rng, level, style)
     height = {"simple": 3.1, "standard": 3.3}.get(level) or float(rng.uniform(2.2, 5.0))
     if len(set(attributes)) < count:  # a caption must be able to tell the solids apart
+        return None
+    if style == "polished" and surfaces[2] not in SIDES:
         return None
     for _ in range(60):  # sizes are drawn anew with the places, so that crowding costs size and not shape
         sizes = [SIZES[int(rng.random() < 0.55)] for _ in range(count)]
@@ -171,7 +176,7 @@ def composed(scene: Scene) -> bool:
     third = min(abs((b[0] + b[2]) / 2 - t) for t in (1 / 3, 2 / 3))
     inside = all(b[0] > 0.05 and b[2] < 0.95 and b[1] > 0.05 and b[3] < 0.92 for b in boxes)
     overlap = any(min(p[2], q[2]) > max(p[0], q[0]) and min(p[3], q[3]) > max(p[1], q[1]) for p, q in combinations(boxes, 2))
-    return third < 0.06 and inside and not overlap and sum(areas) > 0.10 and scene.light in ("left", "right")
+    return third < 0.06 and inside and not overlap and sum(areas) > 0.10 and scene.light in SIDES
 
 
 def render(scenes: Sequence[Scene], size: int) -> Tensor:
@@ -188,13 +193,13 @@ def render(scenes: Sequence[Scene], size: int) -> Tensor:
 
 def segments(scenes: Sequence[Scene], size: int) -> Tensor:
     """What each pixel's centre sees: (B, size, size) int64, an object's index, -1 floor, -2 wall."""
-    return torch.stack([cast(s, size)[2].long() for s in scenes])
+    return torch.stack([cast(s, size).owner.long() for s in scenes])
 
 
 def locate(scene: Scene) -> Tensor:
     """Image x and y (down) of each object's centre in [0, 1], and its visible share in [0, 1]: (n, 3)."""
-    _, _, owner, alone = cast(scene, LOCATE_SIZE)
-    seen = [int((owner == k).sum()) / max(alone[k], 1) for k in range(len(alone))]
+    sight = cast(scene, LOCATE_SIZE)
+    seen = [int((sight.owner == k).sum()) / max(total, 1) for k, total in enumerate(sight.alone)]
     return torch.tensor([(*view(scene).project(*o.centre)[:2], s) for o, s in zip(scene.objects, seen, strict=True)])
 
 

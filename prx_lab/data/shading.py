@@ -5,17 +5,18 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prx_lab.data.graph import BOUND, FLOORS, LEVELS, WALL_Z, WALLS, Object, Scene, view
-from prx_lab.data.raycast import FLOOR, GAP, NORMAL, WALL, cast, dot, local, turn, vector
-from prx_lab.data.textures import albedo, gamma, linear, texture
+from prx_lab.data.raycast import EVERYWHERE, FLOOR, GAP, NORMAL, WALL, Sight, cast, dot, local, look, turn, vector
+from prx_lab.data.textures import albedo, blur, gamma, paint, texture
 
 TOWARDS = {"left": (-0.72, 0.85, -0.50), "right": (0.72, 0.85, -0.50), "front": (-0.16, 0.72, -0.85), "above": (0.18, 1.0, -0.34)}
 SPREAD = 0.13  # tangent of the light's half angle: how fast a penumbra widens
 KEY, SKY = 0.90, 0.50  # brightness of the light and of the surroundings
-REACH = 0.55  # how far contact shadows extend, world units
+REACH = 0.75  # how far contact shadows extend, world units
+FINE = 4  # rays a side of a pixel at edges
+CONTRAST = 0.05  # a step in linear light that counts as an edge on a solid
 
 
 def light_direction(scene: Scene) -> tuple[float, float, float]:
@@ -24,8 +25,8 @@ def light_direction(scene: Scene) -> tuple[float, float, float]:
     return x / length, y / length, z / length
 
 
-def shadow(obj: Object, point: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
-    """Which points (3, n) the solid may shade, and the share of the light that reaches those.
+def shadow(obj: Object, point: Tensor, asked: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the `asked` points (3, n) the solid may shade, and the share of the light that reaches those.
 
     Along a ray to the light's middle the signed distance d to a convex solid has one minimum, at t; a disc light
     of half angle tan = SPREAD is then covered as by a straight edge at d / (t SPREAD).
@@ -34,35 +35,27 @@ def shadow(obj: Object, point: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]
     middle = dot(offset, towards.view(3, 1))
     radius = BOUND[obj.shape] * obj.radius
     wide = radius + SPREAD * (middle + radius).clamp_min(0)
-    near = ((middle > -radius) & (dot(offset, offset) - middle**2 < wide**2)).nonzero()[:, 0]
-    start = local(point[:, near], obj)
-    step = turn(towards.view(3, 1), -obj.angle)  # t counts in radii of the solid
-    middle = middle[near] / obj.radius
-    width = torch.full_like(middle, 0.5 * BOUND[obj.shape])
-    best = torch.full_like(middle, 1e3)
-    at = middle
-    for k in range(6):  # five samples, then halve around the least
-        offsets = (-2, -1, 0, 1, 2) if k == 0 else (-1, 1)
-        here = at
-        for o in offsets:
-            t = (here + o * width).clamp_min(0)
-            gap = GAP[obj.shape](start + t * step)
-            less = gap < best
-            best, at = torch.where(less, gap, best), torch.where(less, t, at)
-        width = width / 2
-    edge = (best / (SPREAD * at.clamp_min(0.02))).clamp(-1, 1)
+    near = (asked & (middle > -radius) & (dot(offset, offset) - middle**2 < wide**2)).nonzero()[:, 0]
+    start = local(point[:, near], obj).unsqueeze(1)  # 3, 1, n
+    step = turn(towards.view(3, 1, 1), -obj.angle)  # t counts in radii of the solid
+    at, width = (middle[near] / obj.radius).unsqueeze(0), BOUND[obj.shape]
+    for _ in range(3):  # seven samples, then seven around the least, and again
+        t = (at + width * torch.linspace(-1, 1, 7).view(7, 1)).clamp_min(0)  # 7, n
+        best, place = GAP[obj.shape](start + t * step).min(0, keepdim=True)
+        at, width = t.gather(0, place), width / 3
+    edge = (best / (SPREAD * at.clamp_min(0.02))).clamp(-1, 1)[0]
     return near, 0.5 + 0.75 * edge - 0.25 * edge**3
 
 
-def contact(obj: Object, point: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-    """Which points (3, n) lie near the solid, and the share of the surroundings' light that they keep."""
+def contact(obj: Object, point: Tensor, normal: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the `asked` points (3, n) lie near the solid, and the share of the surroundings' light that they keep."""
     offset = vector(obj.centre, point) - point
-    near = (dot(offset, offset) < (BOUND[obj.shape] * obj.radius + REACH * 1.5) ** 2).nonzero()[:, 0]
+    near = (asked & (dot(offset, offset) < (BOUND[obj.shape] * obj.radius + REACH) ** 2)).nonzero()[:, 0]
     start, up = local(point[:, near], obj), turn(normal[:, near], -obj.angle) / obj.radius
     kept = torch.ones(near.shape[0])
     for height, weight in ((0.12, 0.30), (0.50, 0.45)):
         gap = GAP[obj.shape](start + height * up) * obj.radius
-        kept = kept * (1 - weight * (1 - gap / height).clamp(0, 1) ** 1.0)
+        kept = kept * (1 - weight * (1 - gap / height).clamp(0, 1))
     return near, kept
 
 
@@ -78,7 +71,7 @@ def surfaces(scene: Scene, point: Tensor, owner: Tensor, width: Tensor) -> tuple
             a, b = point[axes[0], at] + drift, point[axes[1], at] + drift
             colour[:, at] = texture(finish, a, b, width[at])
         else:
-            colour[:, at] = linear(finish).view(3, 1)
+            colour[:, at] = paint(finish)
     for k, obj in enumerate(scene.objects):
         at = (owner == k).nonzero()[:, 0]
         p = local(point[:, at], obj)
@@ -88,66 +81,89 @@ def surfaces(scene: Scene, point: Tensor, owner: Tensor, width: Tensor) -> tuple
     return normal, colour
 
 
-def gloss(normal: Tensor, ray: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror-like reflection of the room (n,) and of the light (n,) on a glossy solid."""
+def gloss(shape: str, normal: Tensor, ray: Tensor, point: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+    """Reflections on a glossy solid: of the room (n,) and of the light (n,); flat faces mirror a strip light nearby."""
     mirror = ray - 2 * dot(normal, ray) * normal
-    fresnel = 0.05 + 0.75 * (1 + dot(normal, ray)).clamp(0, 1) ** 5
-    room = fresnel * (0.35 + 0.5 * mirror[1].clamp_min(0))
+    fresnel = 0.06 + 0.70 * (1 + dot(normal, ray)).clamp(0, 1) ** 5
+    around = 0.35 + 0.5 * mirror[1].clamp_min(0)
+    if shape in ("cube", "cylinder"):
+        flat = (normal[1] > 0.99) | (shape == "cube")
+        across = mirror[0] + 0.3 * mirror[1] + 0.3 * point[0]
+        around = around + 1.7 * flat * ((torch.cos(9.0 * across + 0.8) - 0.35) / 0.6).clamp(0, 1)
+    if shape == "cylinder":  # a tall lamp, so that upright sides catch it too
+        mirror = torch.stack((mirror[0], mirror[1].clamp_min(0) + towards[1], mirror[2]))
+        mirror = mirror / dot(mirror, mirror).sqrt()
     aim = dot(mirror, towards.view(3, 1))
     lamp = ((aim - 0.93) / 0.045).clamp(0, 1)
-    return room, 0.9 * lamp * lamp * (3 - 2 * lamp) + 0.12 * aim.clamp_min(0) ** 12
+    return fresnel * around, (0.5 if shape == "cylinder" else 0.9) * lamp * lamp * (3 - 2 * lamp) + 0.12 * aim.clamp_min(0) ** 12
 
 
-def shade(scene: Scene, size: int) -> tuple[Tensor, Tensor]:
-    """Linear light (3, size, size), one ray a pixel, and the distance of what each ray met."""
-    ray, depth, owner, _ = cast(scene, size)
+def shade(scene: Scene, sight: Sight, pixel: float) -> Tensor:
+    """Linear light (3, n) along rays that stand for squares of `pixel` world units at unit distance."""
     camera = view(scene)
-    ray, owner, far = ray.flatten(1), owner.flatten(), depth.flatten()
-    eye = torch.tensor((0.0, camera.height, -camera.distance)).view(3, 1)
-    point = eye + ray * far
-    pixel = far * (2 * camera.tan / size)
+    ray, owner, far = sight.ray.flatten(1), sight.owner.flatten(), sight.depth.flatten()
+    point = torch.tensor((0.0, camera.height, -camera.distance)).view(3, 1) + ray * far
+    width = far * pixel
+    grazing = (-ray[1]).clamp_min(0.1).rsqrt()
+    normal, colour = surfaces(scene, point, owner, torch.where(owner == FLOOR, width * grazing, width))
     towards = torch.tensor(light_direction(scene))
-    floorlike = (-ray[1]).clamp_min(0.1).rsqrt()
-    normal, colour = surfaces(scene, point, owner, torch.where(owner == FLOOR, pixel * floorlike, pixel))
     facing = dot(normal, towards.view(3, 1)).clamp_min(0)
-    key, sky = torch.ones_like(far), 0.78 + 0.22 * normal[1]
+    key, sky = facing * 1.06 / (1 + 0.022 * dot(point, point)), room(point, normal, owner)
+    lit = facing > 0
     for k, obj in enumerate(scene.objects):
-        others = ((owner != k) & (facing > 0)).nonzero()[:, 0]
-        near, passed = shadow(obj, point[:, others], towards)
-        key[others[near]] *= passed
-        others = (owner != k).nonzero()[:, 0]
-        near, kept = contact(obj, point[:, others], normal[:, others])
-        sky[others[near]] *= kept
+        others = owner != k
+        near, passed = shadow(obj, point, others & lit, towards)
+        key[near] *= passed
+        near, kept = contact(obj, point, normal, others & (owner != WALL))
+        sky[near] *= kept
         own = (owner == k).nonzero()[:, 0]  # the floor darkens the foot of a solid
         sky[own] *= 0.62 + 0.38 * (point[1, own] / (0.9 * obj.radius)).clamp(0, 1)
-    corner = point[1].clamp(0, 1)
-    meeting = torch.where(owner == WALL, corner, (WALL_Z - point[2]).clamp(0, 1))
-    sky = sky * torch.where(owner < 0, 0.72 + 0.28 * meeting.sqrt(), 1.0)
-    pool = 1.06 / (1 + 0.022 * (dot(point, point)))
-    light = colour * (KEY * key * facing * pool + SKY * sky)
+    light = colour * (KEY * key + SKY * sky)
     for k, obj in enumerate(scene.objects):
         if obj.material == "glossy":
             own = (owner == k).nonzero()[:, 0]
-            room, lamp = gloss(normal[:, own], ray[:, own], towards)
-            light[:, own] = light[:, own] + room * sky[own] + lamp * key[own]
-    return light.view(3, size, size), depth
+            around, lamp = gloss(obj.shape, normal[:, own], ray[:, own], point[:, own], towards)
+            light[:, own] += around * sky[own] + lamp * (key[own] > 0)
+    return develop(light)
+
+
+def room(point: Tensor, normal: Tensor, owner: Tensor) -> Tensor:
+    """Light of the surroundings (n,): more from above, less where floor and wall meet."""
+    meeting = torch.where(owner == WALL, point[1], WALL_Z - point[2]).clamp(0, 1)
+    return (0.78 + 0.22 * normal[1]) * torch.where(owner < 0, 0.72 + 0.28 * meeting.sqrt(), 1.0)
 
 
 def develop(light: Tensor) -> Tensor:
     """Roll the highlights off, so that colours bend towards white instead of clipping."""
     knee = 0.75
     over = (light - knee).clamp_min(0)
-    return torch.minimum(light, torch.tensor(knee)) + (1 - knee) * (1 - torch.exp(-over / (1 - knee)))
+    return light.clamp_max(knee) + (1 - knee) * (1 - torch.exp(-over / (1 - knee)))
+
+
+def edges(light: Tensor, owner: Tensor) -> Tensor:
+    """Pixels (s, s) that one ray does not settle: next to another owner, or to another tone on a solid."""
+    rough = torch.zeros_like(owner, dtype=torch.bool)
+    solid = owner >= 0
+    for a, b in (((slice(1, None), slice(None)), (slice(-1), slice(None))), ((slice(None), slice(1, None)), (slice(None), slice(-1)))):
+        step = (light[:, *a] - light[:, *b]).abs().amax(0) > CONTRAST
+        change = (owner[a] != owner[b]) | (step & solid[a] & solid[b])
+        rough[a] |= change
+        rough[b] |= change
+    return rough
 
 
 def picture(scene: Scene, size: int) -> Tensor:
-    """One scene as sRGB (3, size, size) in [0, 1]: several rays a pixel, averaged in linear light."""
-    fine = 2
-    light, depth = shade(scene, size * fine)
-    light = F.avg_pool2d(develop(light)[None], fine)[0]
-    if scene.style == "photo":
-        return camera(scene, light, F.avg_pool2d(depth[None], fine)[0])
-    return gamma(light)
+    """One scene as sRGB (3, size, size) in [0, 1]: one ray a pixel, FINE x FINE at edges, averaged in linear light."""
+    pixel = 2 * view(scene).tan / size
+    sight = cast(scene, size)
+    light = shade(scene, sight, pixel).view(3, size, size)
+    row, column = edges(light, sight.owner).nonzero().unbind(1)
+    inner = (torch.arange(FINE) + 0.5) / FINE
+    rows = (row.view(-1, 1) + inner.repeat_interleave(FINE)) / size  # n, FINE * FINE
+    columns = (column.view(-1, 1) + inner.repeat(FINE)) / size
+    finer = look(scene, rows, columns, [EVERYWHERE] * len(scene.objects))
+    light[:, row, column] = shade(scene, finer, pixel / FINE).view(3, -1, FINE * FINE).mean(2)
+    return camera(scene, light, sight.depth) if scene.style == "photo" else gamma(light)
 
 
 def camera(scene: Scene, light: Tensor, depth: Tensor) -> Tensor:
@@ -174,14 +190,3 @@ def camera(scene: Scene, light: Tensor, depth: Tensor) -> Tensor:
     file = io.BytesIO()
     Image.fromarray(array).save(file, "JPEG", quality=int(rng.integers(70, 93)))
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
-
-
-def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (C, s, s), edges repeated."""
-    reach = max(1, math.ceil(2.5 * sigma))
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    taps = taps / taps.sum()
-    channels = image.shape[0]
-    padded = F.pad(image[None], (reach,) * 4, mode="replicate")
-    wide = F.conv2d(padded, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(wide, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)[0]

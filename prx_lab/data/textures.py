@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,24 +12,30 @@ from torch import Tensor
 from prx_lab.data.graph import COLOURS, HALF, TUBE, Object
 
 SIDE = 512  # texels of a texture's side at its finest level
+SEAM = 40  # texels over which a photograph's edges are faded into each other
 # world units that a texture spans before it repeats
 SPAN = {"wood": 3.2, "tiles": 2.4, "checker": 2.4, "photo-gravel": 4.5, "photo-grass": 5.0, "photo-stone": 5.0,
         "photo-brick": 4.5, "photo-cloth": 3.0, "photo-rough": 5.0}  # fmt: skip
-# photograph (shipped inside scikit-image), crop (top, left, side), and the sRGB tone that grey photographs are given
+# photograph (shipped inside scikit-image), crop (left, top, right, bottom), quarter turns, and the tone it is given
 PHOTOGRAPHS = {
-    "photo-gravel": ("gravel.png", (0, 0, 512), (0.72, 0.69, 0.65)),
-    "photo-grass": ("grass.png", (0, 0, 512), (0.45, 0.58, 0.30)),
-    "photo-brick": ("brick.png", (0, 0, 512), (0.74, 0.56, 0.48)),
-    "photo-stone": ("moon.png", (200, 60, 220), (0.66, 0.66, 0.68)),
-    "photo-cloth": ("astronaut.png", (330, 60, 120), ()),
-    "photo-rough": ("moon.png", (20, 280, 220), (0.74, 0.73, 0.71)),
+    "photo-gravel": ("gravel.png", (0, 0, 512, 512), 0, (0.70, 0.66, 0.61)),
+    "photo-grass": ("grass.png", (0, 0, 512, 512), 0, (0.44, 0.58, 0.28)),
+    "photo-stone": ("brick.png", (60, 130, 440, 510), 0, (0.66, 0.66, 0.68)),
+    "photo-brick": ("brick.png", (60, 130, 440, 510), 1, (0.72, 0.50, 0.42)),
+    "photo-cloth": ("astronaut.png", (62, 292, 126, 350), 0, (0.55, 0.62, 0.72)),
+    "photo-rough": ("moon.png", (10, 270, 150, 410), 0, (0.74, 0.73, 0.71)),
 }
 
 
-def linear(colour) -> Tensor:
+def linear(c: Tensor) -> Tensor:
     """sRGB values in [0, 1] to linear light."""
-    c = torch.as_tensor(colour, dtype=torch.float32)
     return torch.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+@functools.cache
+def paint(colour: tuple[float, float, float]) -> Tensor:
+    """An sRGB colour as linear light (3, 1)."""
+    return linear(torch.tensor(colour)).view(3, 1)
 
 
 def gamma(light: Tensor) -> Tensor:
@@ -48,7 +55,7 @@ def noise(rng: np.random.Generator, rows: int, columns: int) -> Tensor:
 
 
 def wood(rng: np.random.Generator) -> Tensor:
-    """Four planks of two boards each, with grain along them."""
+    """Four columns of two boards each, with grain along them."""
     v, u = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     plank = u // (SIDE // 4)
     board = plank * 2 + ((v + plank * 190) % SIDE) // (SIDE // 2)
@@ -71,7 +78,7 @@ def tiles(rng: np.random.Generator) -> Tensor:
 
 
 def checker(rng: np.random.Generator) -> Tensor:
-    """Two light and two dark squares a side... of a soft board."""
+    """Four light and dark squares a side."""
     v, u = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     light = ((u // (SIDE // 4)) + (v // (SIDE // 4))) % 2 == 0
     return torch.where(light, 0.88, 0.58) * torch.tensor((1.0, 1.0, 1.01)).view(3, 1, 1) + 0.012 * noise(rng, 32, 32)
@@ -81,20 +88,28 @@ DRAWN = {"wood": wood, "tiles": tiles, "checker": checker}
 
 
 def photograph(name: str) -> Tensor:
-    """A crop of a photograph, mirrored so that it repeats without a seam."""
-    import os
-
+    """A toned crop of a photograph (3, SIDE, SIDE) whose opposite edges are faded into each other, so that it repeats."""
     import skimage.data
     from PIL import Image
 
-    file, (top, left, side), tone = PHOTOGRAPHS[name]
-    with Image.open(os.path.join(os.path.dirname(skimage.data.__file__), file)) as photo:
-        crop = photo.convert("RGB").crop((left, top, left + side, top + side))
-    half = np.asarray(crop.resize((SIDE // 2, SIDE // 2), Image.Resampling.LANCZOS), np.float32) / 255
-    if tone:
-        half = np.clip(half / half.mean() * np.array(tone, np.float32), 0, 1)
-    image = torch.from_numpy(np.concatenate((half, half[:, ::-1]), 1)).permute(2, 0, 1)
-    return torch.cat((image, image.flip(1)), 1)
+    file, crop, turns, tone = PHOTOGRAPHS[name]
+    with Image.open(Path(skimage.data.__file__).parent / file) as photo:
+        grey = photo.convert("L").crop(crop).resize((SIDE + SEAM, SIDE + SEAM), Image.Resampling.LANCZOS)
+    image = torch.from_numpy(np.rot90(np.asarray(grey, np.float32), turns).copy())
+    image = image / blur(image[None], SIDE / 6)[0].clamp_min(1)  # even out the photograph's own light
+    ramp = torch.linspace(0, 1, SEAM)
+    for _ in range(2):  # fade the last rows into the first, then the same for columns
+        image = torch.cat((torch.lerp(image[SIDE:], image[:SEAM], ramp.view(-1, 1)), image[SEAM:SIDE])).t()
+    return (image / image.mean() * torch.tensor(tone).view(3, 1, 1)).clamp(0, 1)
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (C, h, w), edges repeated."""
+    reach = max(1, math.ceil(2.5 * sigma))
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    taps = taps / taps.sum()
+    padded = F.pad(image[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))[:, 0]
 
 
 @functools.cache
@@ -140,7 +155,7 @@ def texture(name: str, a: Tensor, b: Tensor, width: Tensor) -> Tensor:
 
 def second(colour: str) -> Tensor:
     """The other colour of stripes and dots: cream, or slate on the palest objects."""
-    return linear((0.30, 0.33, 0.40) if colour == "white" else (0.96, 0.94, 0.88))
+    return paint((0.30, 0.33, 0.40) if colour == "white" else (0.96, 0.94, 0.88))
 
 
 def stripes(p: Tensor, blur: Tensor) -> Tensor:
@@ -198,11 +213,11 @@ def row_radius(shape: str, along: Tensor) -> Tensor:
 
 def albedo(obj: Object, p: Tensor, normal: Tensor, blur: Tensor) -> Tensor:
     """Linear colour (3, n) at points of a solid, all in its own frame; `blur` is a pixel's width there."""
-    base = linear(COLOURS[obj.colour]).view(3, 1)
+    base = paint(COLOURS[obj.colour])
     if obj.material == "striped":
         cover = stripes(p, blur)
     elif obj.material == "dotted":
         cover = dots(obj.shape, p, normal, blur)
     else:
         return base.expand(3, p.shape[1])
-    return torch.lerp(base, second(obj.colour).view(3, 1), cover)
+    return torch.lerp(base, second(obj.colour), cover)

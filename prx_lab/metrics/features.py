@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prx_lab import zoo
 from prx_lab.errors import LabError, nearest
@@ -82,52 +82,26 @@ def metric_features(metric: str, backend: str = "lab", folder: str | Path = HUB)
 
 
 def feature_network(name: str, folder: str | Path = HUB) -> FeatureNetwork:
-    """A feature network by name, frozen, on the CPU; `folder` holds a real network's files where there is no hub.
+    """A feature network by name, frozen, on the CPU; `folder` holds a real network's config.json and safetensors where there is no hub.
 
-    LabError for an unknown name, or when the weights cannot be had.
+    LabError for an unknown name, weights that cannot be had, or a folder of another kind of network.
     """
-    if name in (known := {lab for lab, _ in METRICS.values()}):
-        return _embedded(name)
-    if name == "inception-v3":
-        from prx_lab.metrics.inception import load_inception
+    from prx_lab.teachers import CLIPTeacher, InceptionFeatures, TimmTeacher, load_judge, load_vision
 
-        return Inception(name, load_inception(folder if str(folder) else name))
-    if name == "clip-vit-l-14-336":
-        return Clip(name, _clip(name, folder))
-    if name.startswith("dinov2-") and name in zoo.REAL:
-        return Dino(name, _dino(name, folder))
-    known |= {real for _, real in METRICS.values()}
-    raise LabError(f"There is no feature network '{name}'.{nearest(name, known)} Known: {', '.join(sorted(known))}.")
-
-
-def _embedded(name: str) -> FeatureNetwork:
-    from prx_lab.teachers import load_judge, load_vision
-
-    return LabJudge(name, load_judge(name)) if name == "lab-inception" else LabTeacher(name, load_vision(name))
-
-
-def _clip(name: str, folder: str | Path) -> nn.Module:
-    from transformers import CLIPVisionModelWithProjection
-
-    try:
-        return CLIPVisionModelWithProjection.from_pretrained(str(folder) or zoo.REAL[name].repo, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise _absent(name, folder) from error
-
-
-def _dino(name: str, folder: str | Path) -> nn.Module:
-    import timm
-
-    source = f"local-dir:{folder}" if str(folder) else f"hf-hub:{zoo.REAL[name].repo}"
-    try:
-        return timm.create_model(source, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _absent(name, folder) from error
-
-
-def _absent(name: str, folder: str | Path) -> LabError:
-    where = f"is not in the folder {folder}" if str(folder) else f"is neither cached nor to be had from the hub ({zoo.REAL[name].repo})"
-    return LabError(f"The feature network '{name}' {where}: give a folder with its files, or use the embedded one (backend 'lab').")
+    if name == "lab-inception":
+        return LabJudge(name, load_judge(name))
+    if name in ("lab-clip", "lab-dino-eval"):
+        return LabTeacher(name, load_vision(name))
+    kinds = {"inception-v3": (InceptionFeatures, Inception), "clip-vit-l-14-336": (CLIPTeacher, Clip)}
+    kinds |= {real: (TimmTeacher, Dino) for real in zoo.REAL if real.startswith("dinov2-")}
+    if name not in kinds:
+        known = sorted({*kinds, *(lab for lab, _ in METRICS.values())})
+        raise LabError(f"There is no feature network '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+    expected, network = kinds[name]
+    teacher = load_vision(str(folder) or name)
+    if not isinstance(teacher, expected):
+        raise LabError(f"The folder {folder} does not hold a network of the kind of '{name}'.")
+    return network(name, teacher.network)
 
 
 def _parts(images: Images | Iterable[Images], batch: int, span: tuple[float, float]) -> Iterator[Tensor]:

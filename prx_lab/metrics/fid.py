@@ -34,7 +34,7 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def fid(a: np.ndarray, b: np.ndarray) -> float:
     """FID of features a (n, E) and b (m, E), in squared feature units.
 
-    Biased upwards by about (2E + E^2/2)/n for white features, so compare only values with the same n and network.
+    Biased upwards by about (2E + E(E+1)/2)/n for white features and two sets of n, so compare only values with the same n and network.
     LabError when a set has fewer than 2 rows, is not finite, or the widths differ.
     """
     check(a, b)

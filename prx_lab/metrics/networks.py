@@ -75,7 +75,7 @@ class Clip(FeatureNetwork):
     """CMMD: shorter side antialiased bicubic to 336 and rounded to levels, centre crop, CLIP mean/std, projected embedding, L2 norm."""
 
     def prepare(self, images: Tensor) -> Tensor:
-        return standardise(square(images, 336).round(), *CLIP)
+        return standardise(square(images, 336), *CLIP)
 
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.network(pixel_values=images).image_embeds.float(), dim=1)
@@ -97,11 +97,15 @@ def bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def square(images: Tensor, size: int) -> Tensor:
-    """Shorter side to `size`, then the central size x size, clipped to 0..255: (B, 3, H, W) to (B, 3, size, size)."""
+    """Shorter side to `size`, then the central size x size: (B, 3, H, W) to (B, 3, size, size), in whole levels.
+
+    As PIL does it for 8-bit images: across, rounded to levels, then down, rounded again.
+    """
     h, w = images.shape[-2:]
     tall, wide = (max(size, size * side // min(h, w)) for side in (h, w))
+    across = bicubic(images, h, wide).round().clamp(0, 255)
     top, left = (tall - size) // 2, (wide - size) // 2
-    return bicubic(images, tall, wide)[..., top : top + size, left : left + size].clamp(0, 255)
+    return bicubic(across, tall, wide)[..., top : top + size, left : left + size].round().clamp(0, 255)
 
 
 def standardise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -135,9 +135,7 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(len(v), float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else None)
 
 
-def paired(
-    variant: Sequence[float], baseline: Sequence[float], level: float = 0.95, power: float = 0.8
-) -> Paired:
+def paired(variant: Sequence[float], baseline: Sequence[float], level: float = 0.95, power: float = 0.8) -> Paired:
     """Variant minus baseline, seed by seed, with Student's t interval; one seed has no interval.
 
     `detectable` is the true difference that this many seeds with this sd would find at the given level with the

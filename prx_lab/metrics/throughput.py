@@ -81,9 +81,7 @@ def peak_memory() -> Memory:
     return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 2**20, "process")
 
 
-def time_to(
-    curve: Sequence[Mapping[str, float]], quality: float, lower_is_better: bool, key: str = "value"
-) -> float | None:
+def time_to(curve: Sequence[Mapping[str, float]], quality: float, lower_is_better: bool, key: str = "value") -> float | None:
     """Seconds at which a curve of {"seconds", key} first reaches `quality`, linear between points; None if it never does.
 
     Points whose value is None or not finite are left out. A first point that is already good enough gives its own time,

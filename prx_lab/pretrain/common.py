@@ -58,7 +58,7 @@ def _render(source: Source, n: int, size: int, path: Path) -> None:
 
 def to_float(images: NDArray[np.uint8]) -> Tensor:
     """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def photographs(files: Iterable[str]) -> list[Tensor]:

@@ -5,9 +5,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Trained:
     loss: float
 
 
-def train(network: nn.Module, loss: Callable[[nn.Module, int], Tensor], schedule: Schedule) -> Trained:
-    """Minimise `loss(network, step)`; prints a line every 100 steps; returns the averaged weights in evaluation mode."""
+def train(network: nn.Module, draw: Callable[[int], Batch], loss: Callable[[nn.Module, Batch], Tensor], schedule: Schedule) -> Trained:
+    """Minimise `loss(network, draw(step))`; `draw` runs in full precision; prints a line every 100 steps; returns the averaged weights in evaluation mode."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -45,8 +48,9 @@ def train(network: nn.Module, loss: Callable[[nn.Module, int], Tensor], schedule
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * rate(step, schedule)
+        batch = draw(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.half):
-            value = loss(network, step)
+            value = loss(network, batch)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)

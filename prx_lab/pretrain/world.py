@@ -42,8 +42,8 @@ class Part:
 
 
 # Seeds far from the recipes' own, so that no recipe trains or is judged on these very pictures.
-TRAIN = Part("train", 18_000, 7001)
-PAIRS = Part("heldout", 4_000, 7002)  # for judges only: an examiner must know the pairs that the pupil has not seen
+TRAIN = (Part("train", 6_000, 7001), Part("train", 6_000, 7005))  # two parts, so that two processes can render them
+PAIRS = Part("heldout", 2_000, 7002)  # for judges only: an examiner must know the pairs that the pupil has not seen
 VAL = Part("val", 2_000, 7003)
 HELDOUT = Part("heldout", 1_000, 7004)
 

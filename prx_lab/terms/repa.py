@@ -32,7 +32,7 @@ class REPALoss(TermModule):
 
 @dataclass(frozen=True)
 class REPA(Term):
-    """Representation alignment after block ceil(depth * L), counted from 1: the paper's 8th of 28 is 0.28, PRX's 8th of 16 is 0.5.
+    """Representation alignment after block round(depth * L), counted from 1: the paper's 8th of 28 is 0.28, PRX's 8th of 16 is 0.5.
 
     `hidden` is the projector's width as a multiple of the model's (the paper: 2048 for width 1152).
     """

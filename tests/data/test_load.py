@@ -364,8 +364,8 @@ def test_any_aspect_gives_the_centre_square(tmp_path, size):
     pixels[top:top + side, left:left + side] = BLUE
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = square(tmp_path / "a.png", 16).astype(int)
-    assert found.shape == (16, 16, 3) and np.abs(found[7:9, 7:9] - BLUE).max() < 100
-    if side > 4:  # a smaller square is mostly the filter's blend with what lies beside it
+    assert found.shape == (16, 16, 3)
+    if side > 1:  # enlarging one pixel is mostly the filter's blend with what lies beside it
         assert (np.abs(found - BLUE).max(-1) < 140).mean() > 0.85 and np.abs(found[7:9, 7:9] - BLUE).max() < 3
 
 
@@ -467,6 +467,8 @@ def test_mistyped_paths_suggest_a_neighbour(tmp_path):
     photos(tmp_path / "holiday", 2)
     with pytest.raises(LabError, match="no folder or file.*Did you mean 'holiday'"):
         load_source(str(tmp_path / "holidya"))
+    with pytest.raises(LabError, match="no data is named"):
+        load_source(" ")
     with pytest.raises(LabError, match="is one file"):
         load_source(str(tmp_path / "holiday" / "photo000.png"))
 

@@ -1,0 +1,45 @@
+"""Recipes and their parts as HTML tables for notebooks; what differs from the baseline stands out."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from prx_lab.spec import Spec, flatten
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
+
+CELL = "text-align:left;padding:.15em .8em"
+
+
+def spec_html(spec: Spec) -> str:
+    """A part of a recipe as a table of its fields; a whole recipe as its difference from the baseline."""
+    from prx_lab.recipe import Recipe
+
+    if isinstance(spec, Recipe):
+        return recipe_html(spec)
+    return f"<b>{escape(type(spec).__name__)}</b>" + _table([(path, str(value)) for path, value in flatten(spec).items()])
+
+
+def recipe_html(recipe: "Recipe") -> str:
+    """The fields that differ from the baseline at the same scale, highlighted, and the others folded away."""
+    from prx_lab.recipe import SCALES
+    from prx_lab.recipes import BASE
+
+    base = BASE.but(scale=SCALES.get(recipe.scale.name, recipe.scale))
+    changed = recipe.diff(base)
+    mark = "background:#d1812c33;font-weight:600"
+    rows = [(path, _text(here), f"baseline: {_text(there)}") for path, (here, there) in changed.items()]
+    same = [(path, _text(value)) for path, value in flatten(recipe).items() if path not in changed]
+    told = f"{len(changed)} fields differ from the baseline" if changed else "the baseline"
+    head = f"<b>Recipe {recipe.id}</b>, {escape(recipe.scale.name)} scale: {told}"
+    return f"{head}{_table(rows, mark)}<details><summary>{len(same)} fields as in the baseline</summary>{_table(same)}</details>"
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _table(rows: Sequence[tuple[str, ...]], style: str = "") -> str:
+    cells = ("".join(f'<td style="{CELL}">{escape(text)}</td>' for text in row) for row in rows)
+    return '<table style="border-collapse:collapse">' + "".join(f'<tr style="{style}">{row}</tr>' for row in cells) + "</table>"

@@ -1,0 +1,209 @@
+"""The command line: run, table, sample, pretrain, recipes, doctor. Heavy imports stay inside the commands."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from prx_lab.errors import LabError
+
+HELP = "A laboratory bench for text-to-image training: train a recipe, compare it with the baseline, sample from it."
+
+
+class Commands(TyperGroup):
+    """Leaves a command that was interrupted with a sentence and the shell's exit code for it."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            typer.echo(str(stop) or "Interrupted.", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)  # fmt: skip
+
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `prx-lab recipes`.")]
+ScaleOption = Annotated[str, typer.Option("--scale", help="smoke (seconds), cpu (minutes on two cores) or gpu.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder of the recorded runs.")]
+Data = Annotated[str, typer.Option("--data", help="Folder, Parquet file or hub name in place of the embedded scenes.")]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. scale.steps=500; repeatable.", default_factory=list),
+]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    pass
+
+
+def resolve(name: str, scale: str, data: str, sets: list[str]):
+    """The recipe that the options describe. Raises LabError for an unknown name, scale or field."""
+    from prx_lab.recipes import recipe
+
+    chosen = recipe(name, scale)
+    if data:
+        chosen = chosen.but(data=data)
+    for text in sets:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise LabError(f"--set takes field=value, such as scale.steps=500, not '{text}'.")
+        chosen = chosen.set(path.strip(), value.strip())
+    return chosen
+
+
+@app.command()
+def run(name: Name, sets: Sets, scale: ScaleOption = "smoke", seed: Seed = 0, data: Data = "", root: Root = Path("results")) -> None:
+    """Train and evaluate a recipe, and record it; an interrupted run goes on where it stopped.
+
+    Example: `prx-lab run repa --scale cpu --seed 1 --set scale.steps=500`
+    """
+    from prx_lab import run as experiment
+    from prx_lab.record import Record
+
+    chosen = resolve(name, scale, data, sets)
+    folder = experiment.run(chosen, seed, root)
+    typer.echo(f"{summary(Record.load(folder))}\nRecorded in {folder}")
+
+
+def summary(record) -> str:
+    """The numbers of one run in a line each, with the interval of each over images."""
+    from prx_lab.columns import METRICS, columns
+
+    lines = []
+    for metric in columns([m for m in METRICS if record.metric(m) == record.metric(m)], [record]):
+        found = record.eval["metrics"].get(metric.name)
+        interval = ""
+        if isinstance(found, dict) and found.get("lo") is not None and found.get("hi") is not None:
+            interval = f"  [{metric.show(found['lo'])}, {metric.show(found['hi'])}] over {found.get('n', record.eval.get('n'))} images"
+        lines.append(f"  {metric.head:<18}{metric.show(record.metric(metric.name)):>9}{interval}")
+    return "\n".join([f"{record.name} at {record.scale} scale, seed {record.seed}, n = 1 run", *lines])
+
+
+@app.command()
+def table(
+    scale: ScaleOption = "cpu",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print GitHub's Markdown.")] = False,
+    baseline: Annotated[str, typer.Option("--baseline", help="The recipe that the others are compared with.")] = "baseline",
+    root: Root = Path("results"),
+) -> None:
+    """Print the scoreboard of a scale: n, mean, sd and paired difference to the baseline, beside the published rows.
+
+    Example: `prx-lab table --scale cpu --markdown`
+    """
+    from prx_lab.table import Table
+
+    found = Table.of(scale, baseline=baseline, root=root)
+    typer.echo(found.markdown() if markdown else repr(found))
+
+
+@app.command()
+def sample(
+    name: Name,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw, one image each.")],
+    sets: Sets,
+    scale: ScaleOption = "smoke",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise that becomes the images.")] = 0,
+    trained: Annotated[int, typer.Option("--trained", min=0, help="Seed of the recorded run whose weights draw.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Sampler steps; 0: as the recipe is evaluated.")] = 0,
+    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; below 0: the recipe's own.")] = -1.0,
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("samples.png"),
+    data: Data = "",
+    root: Root = Path("results"),
+) -> None:
+    """Draw prompts with a recorded run's weights and write them as one PNG.
+
+    Example: `prx-lab sample repa "a red cube left of a blue sphere" --scale cpu --out cube.png`
+    """
+    from prx_lab.images import Samples
+    from prx_lab.record import run_folder
+    from prx_lab.sample import from_run
+
+    chosen = resolve(name, scale, data, sets)
+    folder = run_folder(root, chosen, trained)
+    if not folder.is_dir():
+        command = f"prx-lab run {name} --scale {scale} --seed {trained}"
+        raise LabError(f"There is no run of this recipe with seed {trained} in {root}: train it with `{command}` and the same options.")
+    guide = (chosen if guidance < 0 else chosen.set("guidance.scale", str(guidance))).guidance
+    images = from_run(folder)(prompts, seed, steps or chosen.scale.eval_steps, guide)
+    typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} images.")
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An embedded network, such as lab-vae.")],
+    effort: Annotated[float, typer.Option("--effort", help="Length of training; 1 is what ships.")] = 1.0,
+    seed: Seed = 0,
+    out: Annotated[str, typer.Option("--out", help="Folder to write to; the package's own weights by default.")] = "",
+) -> None:
+    """Train one of the small frozen networks again from the embedded scenes.
+
+    Example: `prx-lab pretrain lab-vae --effort 0.1 --out trial`
+    """
+    from prx_lab import zoo
+    from prx_lab.pretrain import pretrain as train
+
+    typer.echo(f"Wrote {train(name, effort, seed, Path(out) if out else zoo.WEIGHTS)}")
+
+
+@app.command()
+def recipes() -> None:
+    """List every recipe with the fields in which it differs from the baseline.
+
+    Example: `prx-lab recipes`
+    """
+    from prx_lab.recipes import BASE, RECIPES
+
+    for name, recipe in RECIPES.items():
+        typer.echo(name)
+        for path, (old, new) in BASE.diff(recipe).items():
+            typer.echo(f"    {path} = {new}" + ("" if old is None else f"  (baseline: {old})"))
+
+
+@app.command()
+def doctor(
+    network: Annotated[bool, typer.Option("--network/--no-network", help="Ask whether real networks can be downloaded.")] = True,
+) -> None:
+    """Tell what this machine has: versions, devices, allocator, compiler, and which networks can be loaded.
+
+    Example: `prx-lab doctor --no-network`
+    """
+    from prx_lab import doctor as check
+
+    for line in check.report(network):
+        typer.echo(line)
+
+
+def call(words: list[str]) -> int:
+    """Run a command line; every error is one sentence on stderr. Returns the exit code.
+
+    `--debug` is accepted anywhere on the line and adds the traceback.
+    """
+    debug = "--debug" in words
+    try:
+        app(args=[word for word in words if word != "--debug"], prog_name="prx-lab")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        told = isinstance(error, LabError)
+        typer.echo(str(error) if told else f"Unexpected {type(error).__name__}: {error} (`prx-lab --debug ...` shows where)", err=True)
+        return 2 if told else 1
+    return 0
+
+
+def main() -> None:
+    """The `prx-lab` command."""
+    sys.exit(call(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

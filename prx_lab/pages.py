@@ -1,0 +1,157 @@
+"""What the notebooks share: the library's real lines, the networks' cards, and pictures and sentences read from records."""
+
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prx_lab import zoo
+from prx_lab.errors import LabError
+from prx_lab.gallery import GAP, Gallery
+from prx_lab.record import CHECKOUT, Record, records
+
+if TYPE_CHECKING:
+    import pandas
+
+    from prx_lab.table import Table
+
+
+# ------------------------------------------------------------------------------------------------ code
+@dataclass(frozen=True, repr=False)
+class Listing:
+    """Lines of the library with the file they stand in, highlighted where Markdown is shown."""
+
+    parts: tuple[tuple[str, str], ...]  # (file, lines)
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(f"`{file}`\n```python\n{lines}\n```" for file, lines in self.parts)
+
+    def __repr__(self) -> str:
+        return "\n\n".join(f"# {file}\n{lines}" for file, lines in self.parts)
+
+
+def source(*objects: Any) -> Listing:
+    """The source lines of classes and functions of the library, as they are now."""
+    return Listing(tuple((_place(o), textwrap.dedent(inspect.getsource(o)).rstrip()) for o in objects))
+
+
+def _place(thing: Any) -> str:
+    path = Path(inspect.getsourcefile(thing) or "?").resolve()
+    return path.relative_to(CHECKOUT).as_posix() if path.is_relative_to(CHECKOUT) else path.name
+
+
+# -------------------------------------------------------------------------------------------- pictures
+def recorded(runs: Sequence[Record], count: int = 6) -> Gallery:
+    """The first `count` recorded samples of each recipe's first seed: the same captions and the same noise in every row."""
+    first: dict[str, Record] = {}
+    for run in sorted(runs, key=lambda r: (r.name != "baseline", r.name, r.id, r.seed)):
+        if run.samples.exists():
+            first.setdefault(f"{run.name}-{run.id}", run)
+    if not first:
+        raise LabError("No sample grid is recorded yet.")
+    names = [run.name for run in first.values()]
+    rows = {run.name if names.count(run.name) == 1 else label: tiles(run)[:count] for label, run in first.items()}
+    captions = {tuple(run.eval.get("captions", ())[:count]) for run in first.values()}
+    return Gallery(rows, captions.pop() if len(captions) == 1 else ())
+
+
+def tiles(run: Record) -> np.ndarray:
+    """The images of a recorded sample grid, uint8 (n, H, W, 3)."""
+    from PIL import Image
+
+    grid, side = np.asarray(Image.open(run.samples).convert("RGB")), int(run.recipe["scale"]["size"])
+    rows, columns = ((length + GAP) // (side + GAP) for length in grid.shape[:2])
+    places = [(y * (side + GAP), x * (side + GAP)) for y in range(rows) for x in range(columns)]
+    return np.stack([grid[y : y + side, x : x + side] for y, x in places])
+
+
+# ------------------------------------------------------------------------------------------------ cards
+@dataclass(frozen=True, repr=False)
+class Cards:
+    """The embedded networks: what each is, its size on disk, and its card in a fold."""
+
+    entries: tuple[tuple[str, str, str], ...]  # (name, what it is, card)
+
+    def _repr_html_(self) -> str:
+        card = '<pre style="white-space:pre-wrap;font-size:75%">{}</pre>'
+        fold = '<details style="margin:.3em 0"><summary><b>{}</b>: {}</summary>' + card + "</details>"
+        return "".join(fold.format(*map(escape, entry)) for entry in self.entries)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<17} {what}" for name, what, _ in self.entries)
+
+
+def cards() -> Cards:
+    """A card for each embedded network, in the order of the zoo; one that is not there says so."""
+    sizes, entries = zoo.sizes(), []
+    for name, what in zoo.EMBEDDED.items():
+        if name in sizes:
+            entries.append((name, f"{what}, {sizes[name] / 1e6:.2f} MB", (zoo.folder(name) / "card.md").read_text()))
+        else:
+            entries.append((name, f"{what}; not shipped yet", "No card."))
+    return Cards(tuple(entries))
+
+
+# ------------------------------------------------------------------------------------------- sentences
+@dataclass(frozen=True)
+class Note:
+    """A line of text in the place of something that is not recorded yet."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return f"*{self.text}*"
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def shown(make: Callable[[], Any]) -> Any:
+    """What `make` returns or, where it raises LabError because nothing is recorded, its sentence as a `Note`."""
+    try:
+        return make()
+    except LabError as error:
+        return Note(str(error))
+
+
+def verdict(table: "Table", name: str, metric: str) -> str:
+    """One sentence: a recipe's paired difference to the baseline, its interval, and better, worse or within noise."""
+    row = next((row for row in table.rows if row.label == name), None)
+    column = next((m for m in table.metrics if m.name == metric), None)
+    if column is None:
+        raise LabError(f"The table has no column '{metric}'; it has {', '.join(m.name for m in table.metrics)}.")
+    if row is None or not row.cells[metric].common:
+        return f"{name}, {column.head}: no seeds in common with the baseline at {table.scale} scale yet"
+    cell = row.cells[metric]
+    mean, lo, hi = cell.difference()
+    start = f"{name}, {column.head}: {column.show(mean, sign=True)}"
+    if math.isnan(lo):
+        return f"{start} over one seed: no interval, no verdict"
+    better = hi < 0 if column.lower else lo > 0
+    worse = lo > 0 if column.lower else hi < 0
+    word = "better" if better else "worse" if worse else "within noise"
+    return f"{start} [{column.show(lo, sign=True)}, {column.show(hi, sign=True)}] over {len(cell.common)} seeds: {word}"
+
+
+def trials(root: str | Path = "results/search") -> "pandas.DataFrame":
+    """Every recorded trial of a search, one line each, the best shape accuracy first. LabError when there is none."""
+    import pandas
+
+    found = records(root)
+    if not len(found):
+        raise LabError("No trials are recorded yet.")
+    lines = []
+    for run in found:
+        scale, curve = run.recipe["scale"], run.curve
+        line = {key: scale[key] for key in ("width", "depth", "grid", "batch", "lr", "steps")}
+        line |= {"space": run.recipe["space"], "drop": run.recipe["drop"], "guidance": run.recipe["guidance"].get("scale", math.nan)}
+        line |= {name: run.metric(name) for name in ("shape", "colour", "composition", "fid")}
+        seconds = run.eval.get("throughput", {}).get("seconds", curve[-1]["seconds"] if curve else math.nan)
+        lines.append({"trial": f"{run.id}, seed {run.seed}"} | line | {"seconds": seconds})
+    return pandas.DataFrame(lines).sort_values(["shape", "trial"], ascending=[False, True]).set_index("trial")

@@ -1,0 +1,1 @@
+"""Update rules: methods that change the step itself, one file each."""

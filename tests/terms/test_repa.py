@@ -1,0 +1,93 @@
+"""REPA against the paper's formula: a float64 loop, and the identities that hold for any teacher."""
+
+import pytest
+import torch
+from tiny import CPU, store, tiny
+
+from prx_lab.data.batch import Batch, Text
+from prx_lab.flow import corrupt, draw
+from prx_lab.recipes import BASE
+from prx_lab.routing import TREAD
+from prx_lab.terms import REPA, Out
+from prx_lab.terms.repa import REPALoss
+from prx_lab.train import Training
+
+B, N, D, E = 3, 16, 8, 10
+
+
+def case(seed: int = 0):
+    g = torch.Generator().manual_seed(seed)
+    h, y = torch.randn(B, N, D, generator=g), torch.randn(B, N, E, generator=g)
+    x, eps = torch.randn(2, B, 1, 4, 4, generator=g).unbind(0)
+    point = corrupt(x, eps, torch.rand(B, generator=g))
+    text = Text(torch.zeros(B, 1, 1), torch.ones(B, 1, dtype=torch.bool), torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
+    return h, y, point, text
+
+
+def loss(module, h, y, point, text, keep=None):
+    from prx_lab.model import Feat
+
+    out = Out(point.v, point.x, point.v, {2: Feat(h, keep)})
+    return module(point, out, Batch(point.x, text, {"t": y}))
+
+
+def test_equals_a_loop_over_the_formula():
+    h, y, point, text = case()
+    torch.manual_seed(0)
+    module = REPALoss("t", 2, D, 16, E)
+    p = module.projector(h).double()
+    total = 0.0
+    for b in range(B):
+        for n in range(N):
+            dot = sum((p[b, n, e] * y[b, n, e].double()).item() for e in range(E))
+            total += dot / (p[b, n].norm().item() * y[b, n].double().norm().item())
+    assert loss(module, h, y, point, text).item() == pytest.approx(-total / (B * N), abs=1e-6)
+
+
+def test_known_answers_and_scale_invariance():
+    h, y, point, text = case()
+    module = REPALoss("t", 2, D, 16, E)
+    module.projector = torch.nn.Identity()
+    assert loss(module, y, y, point, text).item() == pytest.approx(-1)
+    assert loss(module, -y, y, point, text).item() == pytest.approx(1)
+    orthogonal = torch.stack([-y[..., 1], y[..., 0], *[torch.zeros(B, N)] * (E - 2)], -1)
+    assert loss(module, orthogonal, y, point, text).item() == pytest.approx(0, abs=1e-6)
+    z = torch.randn(B, N, E)
+    assert loss(module, 3 * z, 0.1 * y, point, text).item() == pytest.approx(loss(module, z, y, point, text).item(), abs=1e-6)
+
+
+def test_permuting_both_sides_changes_nothing_and_one_side_something():
+    h, y, point, text = case()
+    module, order = REPALoss("t", 2, D, 16, E), torch.randperm(N)
+    plain = loss(module, h, y, point, text).item()
+    assert loss(module, h[:, order], y[:, order], point, text).item() == pytest.approx(plain, abs=1e-6)
+    assert loss(module, h[:, order], y, point, text).item() != pytest.approx(plain, abs=1e-4)
+
+
+def test_inside_a_route_only_kept_tokens_are_compared():
+    h, y, point, text = case()
+    module, keep = REPALoss("t", 2, D, 16, E), TREAD(0.5).keep(torch.rand(B, N))
+    from prx_lab.routing import take
+
+    direct = loss(module, take(h, keep), take(y, keep), point, text)
+    assert torch.allclose(loss(module, take(h, keep), y, point, text, keep), direct)
+
+
+@pytest.mark.parametrize("depth, block", [(0.25, 0), (0.5, 1), (0.75, 2), (1.0, 3), (0.01, 0)])
+def test_gradient_reaches_the_tapped_block_and_no_further(depth, block):
+    """The off-by-one probe: blocks after the tap, the final layer and the teacher get no gradient from the term."""
+    recipe = tiny(BASE.plus(REPA(depth=depth)))
+    training = Training(recipe, store(), 0, CPU)
+    list(training.fit(2))  # away from the zero gates of the start
+    learner, batch = training.learner, training.store.batch(torch.arange(8).numpy())
+    _, losses = learner(batch, draw((0, 9, 0, 0), (8, 16, 4, 4), 16, recipe.time, 0.0))
+    losses[1].backward()
+    for i, b in enumerate(learner.model.blocks):
+        reached = any(p.grad is not None and p.grad.abs().sum() > 0 for p in b.parameters())
+        assert reached == (i <= block)
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in learner.model.final_layer.parameters())
+
+
+@pytest.mark.parametrize("L, depth, tapped", [(28, 8 / 28, 7), (16, 0.5, 7), (12, 1 / 3, 3), (6, 0.5, 2)])
+def test_depth_is_counted_as_in_the_paper(L, depth, tapped):
+    assert REPA(depth=depth).block(L) == tapped

@@ -1,0 +1,117 @@
+"""What notebooks share: real source lines, galleries whose pixels are right, sentences that say what the records say."""
+
+import base64
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from made_up import write_run
+from PIL import Image
+
+from prx_lab import pages, zoo
+from prx_lab.errors import LabError
+from prx_lab.gallery import GAP, Gallery, enlarge, pca_colours
+from prx_lab.metrics.similarity import cka
+from prx_lab.record import records, write_json
+from prx_lab.run import save_grid
+from prx_lab.table import Table
+from prx_lab.terms.repa import REPALoss
+
+G = np.random.default_rng(0)
+
+
+def test_source_is_the_file_s_own_text():
+    listing = pages.source(REPALoss)
+    (file, lines), *_ = listing.parts
+    assert file == "prx_lab/terms/repa.py" and lines.startswith("class REPALoss")
+    assert lines in (pages.CHECKOUT / file).read_text() and lines in listing._repr_markdown_() and lines in repr(listing)
+
+
+def test_a_gallery_holds_every_image_once_and_labels_are_escaped():
+    rows = {"a <b>": G.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8) // 64 * 64, "c": torch.zeros(3, 3, 16, 16)}
+    html = Gallery(rows, ["one", "two", "<three>"])._repr_html_()
+    assert html.count("<img") == 2 and "a &lt;b&gt;" in html and "&lt;three&gt;" in html
+    uri = html.split('src="')[1].split('"')[0]
+    strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+    assert strip.shape == (16, 3 * 16 + 2 * GAP, 3)
+    assert "3 images, 16 x 16 pixels: a <b>, c" in repr(Gallery(rows))
+
+
+def test_a_gallery_refuses_ragged_rows():
+    one, two = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)
+    for rows in ({}, {"a": one, "b": two}):
+        with pytest.raises(LabError, match="equally many"):
+            Gallery(rows)
+    with pytest.raises(LabError, match="as many captions"):
+        Gallery({"a": two}, ["x"])
+
+
+def test_recorded_samples_are_the_tiles_that_were_saved(tmp_path):
+    images = G.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    for name in ("repa", "baseline"):
+        folder = write_run(tmp_path, name, 0, 10.0)
+        write_json(folder / "recipe.json", {"scale": {"size": 8}})
+        save_grid(images, folder / "samples.png")
+    found = records(tmp_path)
+    assert (pages.tiles(found[0]) == images).all()
+    gallery = pages.recorded(found, 5)
+    assert list(gallery.rows) == ["baseline", "repa"] and gallery.columns == 5
+
+
+def test_nothing_recorded_is_a_sentence(tmp_path):
+    for make in (lambda: pages.recorded(records(tmp_path)), lambda: pages.trials(tmp_path)):
+        note = pages.shown(make)
+        assert isinstance(note, pages.Note) and "yet" in repr(note)
+    assert pages.shown(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("shift, word", [(-5.0, "better"), (5.0, "worse"), (0.0, "within noise")])
+def test_verdicts(tmp_path, shift, word):
+    for seed, jitter in enumerate((0.1, -0.2, 0.1, 0.05)):
+        write_run(tmp_path, "baseline", seed, 20.0 + seed)
+        write_run(tmp_path, "repa", seed, 20.0 + seed + shift + jitter)
+    table = Table.of("cpu", ("repa",), root=tmp_path)
+    assert pages.verdict(table, "repa", "fid").endswith(f"over 4 seeds: {word}")
+    assert "yet" in pages.verdict(table, "repa-dense", "fid")
+    with pytest.raises(LabError, match="no column"):
+        pages.verdict(table, "repa", "loss")
+
+
+def test_one_seed_gives_no_verdict(tmp_path):
+    write_run(tmp_path, "baseline", 0, 20.0), write_run(tmp_path, "repa", 0, 10.0)
+    assert pages.verdict(Table.of("cpu", ("repa",), root=tmp_path), "repa", "fid").endswith("no verdict")
+
+
+def test_trials_are_read_from_records(tmp_path):
+    scale = {"width": 192, "depth": 6, "grid": 8, "batch": 64, "lr": 1e-3, "steps": 100, "size": 8}
+    for id, fid in (("aaaaaaaa", 30.0), ("bbbbbbbb", 20.0)):
+        folder = write_run(tmp_path, "custom", 0, fid, id=id)
+        write_json(folder / "recipe.json", {"scale": scale, "space": "pixels", "drop": 0.1, "guidance": {"scale": 3.0}})
+    frame = pages.trials(tmp_path)
+    assert len(frame) == 2 and set(frame["width"]) == {192} and set(frame["seconds"]) == {100.0}
+
+
+def test_principal_colours_tell_regions_apart():
+    tokens = torch.zeros(2, 16, 6, dtype=torch.float64)
+    tokens[:, 8:, 0] = 1.0
+    tokens += 0.01 * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))
+    picture = pca_colours(tokens).astype(int)
+    assert picture.shape == (2, 4, 4, 3)
+    assert abs(picture[:, :2, :, 0].mean() - picture[:, 2:, :, 0].mean()) > 200
+    assert (enlarge(picture.astype(np.uint8), 8)[:, ::2, ::2] == picture).all()
+
+
+def test_every_embedded_network_has_an_entry():
+    shown = pages.cards()
+    assert [name for name, *_ in shown.entries] == list(zoo.EMBEDDED)
+    assert shown._repr_html_().count("<details") == len(zoo.EMBEDDED)
+
+
+def test_cka_ignores_rotation_and_scale_and_sees_independence():
+    a = G.standard_normal((200, 12)) @ np.diag(np.arange(1, 13))
+    q, _ = np.linalg.qr(G.standard_normal((12, 12)))
+    assert cka(a, 3 * a @ q) == pytest.approx(1)
+    assert abs(cka(a, G.standard_normal((200, 300)))) < 0.05
+    assert not math.isnan(cka(a, a[:, :2]))

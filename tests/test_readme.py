@@ -1,0 +1,42 @@
+"""README shows what is true: pictures that exist, commands that exist, and the scoreboard that the records give.
+
+`python tests/test_readme.py` writes the current scoreboard into README.md (`make notebooks` does that too).
+"""
+
+import re
+from pathlib import Path
+
+from prx_lab.table import markdown_table
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+MARK = "<!-- scoreboard -->"
+SCALE = "cpu"
+
+
+def with_scoreboard(text: str) -> str:
+    """README's text with the recorded scoreboard between its two marks."""
+    before, _, after = text.split(MARK)
+    return f"{before}{MARK}\n\n{markdown_table(SCALE, ROOT / 'results').strip()}\n\n{MARK}{after}"
+
+
+def test_scoreboard_is_the_recorded_one():
+    text = README.read_text(encoding="utf-8")
+    assert text == with_scoreboard(text), "run `python tests/test_readme.py`"
+
+
+def test_pictures_and_links_exist():
+    text = README.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
+    assert any(target.endswith(".png") for target in targets)
+    for target in targets:
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_commands_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", " ".join(re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)))) <= targets
+
+
+if __name__ == "__main__":
+    README.write_text(with_scoreboard(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -37,7 +37,7 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any
             shutil.rmtree(final)
         os.replace(part, final)
     except (OSError, SafetensorError) as error:
-        raise LabError(f"Cannot write a checkpoint in {root} ({error}); free some space and run again: the previous one is intact.") from None
+        raise LabError(f"Cannot write a checkpoint in {root} ({error}); free some space and run again: the last one is intact.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for old in steps(root)[:-1]:

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from prx_lab.data.batch import Text
 from prx_lab.data.captions import facts
 from prx_lab.data.open import open_source
 from prx_lab.data.scenes import Scenes
 from prx_lab.data.source import Source
 from prx_lab.data.store import cached, fingerprint, images_of, text_of, to_float, to_uint8
-from prx_lab.data.batch import Text
 from prx_lab.flow import noise
 from prx_lab.metrics.composition import score
 from prx_lab.metrics.features import extract, metric_features
@@ -25,16 +25,11 @@ from prx_lab.recipe import Recipe
 from prx_lab.sample import generate, predictor
 from prx_lab.spaces import load_space
 from prx_lab.teachers import load_judge, load_text
+from prx_lab.train import quiet
 
 REFERENCE = 2048  # real images that the generated ones are compared with, at most
 NOISE_SEED = 2026
 FEATURES = ("fid", "cmmd", "dino_mmd")
-
-
-def quiet() -> bool | None:
-    from prx_lab.train import quiet
-
-    return quiet()
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,19 @@ class Bench:
     reference: dict[str, NDArray]  # metric -> features (m, E)
     device: torch.device
 
+    @property
+    def n(self) -> int:
+        """Images of a final evaluation."""
+        return len(self.text["mask"]) - 1
+
+    @property
+    def n_curve(self) -> int:
+        """Images of an evaluation along the run."""
+        return max(2, self.n // 2)
+
     def texts(self, index: range) -> Text:
-        rows = {k: torch.from_numpy(np.asarray(v[index.start : index.stop])) for k, v in self.text.items()}
-        null = {k: torch.from_numpy(np.asarray(v[-1:])) for k, v in self.text.items()}
+        rows = {k: torch.from_numpy(np.array(v[index.start : index.stop])) for k, v in self.text.items()}
+        null = {k: torch.from_numpy(np.array(v[-1:])) for k, v in self.text.items()}
         move = lambda v: v.to(self.device)  # noqa: E731
         return Text(move(rows["tokens"].float()), move(rows["mask"]), move(null["tokens"].float()), move(null["mask"]))
 
@@ -63,7 +68,7 @@ def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) 
     """The judges' side of an evaluation of `n` captions (the scale's number when 0), computed once and cached."""
     source, n = open_source(recipe, split), n or recipe.scale.eval_n
     m = min(REFERENCE, max(n, 4 * recipe.scale.eval_n), len(source))
-    n = min(n, len(source))
+    n = min(n, m)
     images = images_of(source, m, recipe.scale.size)
     text = text_of(source, n, recipe.captions, load_text(recipe.text), device)
     reference = {k: features_of(k, images, (source.name, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
@@ -115,7 +120,7 @@ def composition(images: NDArray, source: Scenes) -> dict[str, dict[str, Any]]:
 
 def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
     """The same judge on the real images of the same captions, and on a second real sample for the distances: the best to hope for."""
-    recipe, n = judge.recipe, len(judge.text["mask"]) - 1
+    recipe, n = judge.recipe, judge.n
     found: dict[str, dict[str, Any]] = {}
     if isinstance(judge.source, Scenes):
         fresh = Scenes(recipe.scale.level, recipe.style, n, 1, "val")  # other scenes of the same distribution

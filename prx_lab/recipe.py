@@ -101,8 +101,10 @@ class Recipe(Spec):
         for name in ("size", "images", "grid", "width", "depth", "heads", "steps", "batch", "eval_n", "eval_steps", "evals"):
             require(getattr(s, name) > 0, f"scale.{name} is {getattr(s, name)}; it must be positive.")
         require(s.lr > 0, f"scale.lr is {s.lr}; the learning rate must be positive.")
-        require(s.width % (4 * s.heads) == 0, f"width {s.width} over {s.heads} heads is not a multiple of 4; change scale.width or scale.heads.")
-        require(s.size % s.grid == 0, f"A {s.size}-pixel image does not split into {s.grid} tokens a side; change scale.size or scale.grid.")
+        fits = s.width % (4 * s.heads) == 0
+        require(fits, f"Width {s.width} over {s.heads} heads is not a multiple of 4; change scale.width or scale.heads.")
+        fits = s.size % s.grid == 0
+        require(fits, f"A {s.size}-pixel image does not split into {s.grid} tokens a side; change scale.size or scale.grid.")
         require(0 <= s.evals <= s.steps, f"{s.evals} evaluations do not fit in {s.steps} steps; lower scale.evals.")
         self.check_router()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,13 @@ from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
 from prx_lab.errors import LabError
 from prx_lab.evaluate import Bench, bench, ceiling, pictures, scores
-from prx_lab.metrics.throughput import Meter, peak_memory
+from prx_lab.metrics.throughput import peak_memory
 from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
 from prx_lab.train import Training
 
 LOGGED = 200  # rows of train.jsonl, about
+WARM_UP = 2  # of those rows, before the speed is counted: compilation and caches
 SHOWN = 16  # pictures of the recorded grid: the first validation captions, the same noise for every recipe
 
 
@@ -56,32 +58,54 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results") -> Path:
         return folder
     device = pick_device()
     record.write_json(folder / "recipe.json", recipe.to_json())
-    store, judge = store_of(recipe, device), bench(recipe, device)
-    training = Training(recipe, store, seed, device, worth_compiling(recipe))
+    training = Training(recipe, store_of(recipe, device), seed, device, worth_compiling(recipe))
+    judge = bench(recipe, device)
     curve = resume(training, folder)
-    meter, every = Meter(warmup=10), max(1, recipe.scale.steps // LOGGED)
     for until in milestones(recipe.scale.steps, recipe.scale.evals):
-        if until <= training.step_index and any(row["step"] == until for row in curve):
+        last = until == recipe.scale.steps
+        if not last and any(row["step"] == until for row in curve):
             continue
-        meter.resume()
-        for row in training.fit(until, folder):
-            if row["step"] % every == 0:
-                record.append_json(folder / "train.jsonl", row)
-            meter.tick(recipe.scale.batch)
-        meter.pause()
-        memory = peak_memory()
-        images = pictures(training.sampler_model(), recipe, judge, range(len(judge.text["mask"]) - 1), store.shape)
-        metrics = scores(images, judge)
-        point = {"step": until, "seconds": training.seconds} | {k: v["value"] for k, v in metrics.items()}
-        curve.append(point)
+        log_steps(training, until, folder)
+        images = pictures(training.sampler_model(), recipe, judge, range(judge.n if last else judge.n_curve), training.store.shape)
+        found = scores(images[: judge.n_curve], judge)  # every point of the curve from as many images: FID depends on n
+        point = {"step": until, "seconds": training.seconds, "n": judge.n_curve} | {k: v["value"] for k, v in found.items()}
+        curve = [row for row in curve if row["step"] != until] + [point]
         record.append_json(folder / "curve.jsonl", point)
-    record.write_json(folder / "env.json", record.env(audit(training.learner, training.optimizer, recipe.precision, device), str(device)))
+    dtypes = audit(training.learner, training.optimizer, recipe.precision, device)
+    record.write_json(folder / "env.json", record.env(dtypes, str(device)))
     save_grid(images[:SHOWN], folder / "samples.png")
-    throughput = {"images_per_s": meter.images_per_s, "batches_per_s": meter.batches_per_s, "seconds": training.seconds}
-    throughput |= {"peak_memory_mb": memory.mib, "peak_memory_kind": memory.kind}
-    parameters = {"model": count(training.learner.model), "trained": count(training.learner)}
-    finish(folder, recipe, seed, judge, metrics, {"throughput": throughput, "curve": curve, "parameters": parameters})
+    finish(folder, training, judge, images, curve)
     return folder
+
+
+def log_steps(training: Training, until: int, folder: Path) -> None:
+    """Train to a step, with about LOGGED rows of train.jsonl over the whole run."""
+    every = max(1, training.recipe.scale.steps // LOGGED)
+    for row in training.fit(until, folder):
+        if row["step"] % every == 0:
+            record.append_json(folder / "train.jsonl", row)
+
+
+def finish(folder: Path, training: Training, judge: Bench, images: np.ndarray, curve: list[dict[str, Any]]) -> None:
+    """Write eval.json, last of all: it says that the record is complete."""
+    recipe, memory = training.recipe, peak_memory()
+    captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.captions)
+    rate = statistics.median(row["images_per_s"] for row in list(lines(folder / "train.jsonl"))[WARM_UP:])
+    throughput = {"images_per_s": rate, "batches_per_s": rate / recipe.scale.batch, "seconds": training.seconds}
+    record.write_json(
+        folder / "eval.json",
+        {
+            "n": judge.n,
+            "seed": training.seed,
+            "metrics": scores(images, judge),
+            "ceiling": ceiling(judge),
+            "throughput": throughput | {"peak_memory_mb": memory.mib, "peak_memory_kind": memory.kind},
+            "parameters": {"model": count(training.learner.model), "trained": count(training.learner)},
+            "curve": curve,
+            "captions": captions,
+        },
+    )
+    (folder / "curve.jsonl").unlink(missing_ok=True)
 
 
 def resume(training: Training, folder: Path) -> list[dict[str, Any]]:
@@ -106,14 +130,6 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             return
-
-
-def finish(folder: Path, recipe: Recipe, seed: int, judge: Bench, metrics: dict, rest: dict[str, Any]) -> None:
-    """Write eval.json last: its presence says that the run is complete; its checkpoint keeps the weights for sampling."""
-    n = len(judge.text["mask"]) - 1
-    data = {"n": n, "seed": seed, "metrics": metrics, "ceiling": ceiling(judge), "captions": judge.source.captions(range(min(SHOWN, n)), recipe.captions)}
-    record.write_json(folder / "eval.json", data | rest)
-    (folder / "curve.jsonl").unlink(missing_ok=True)
 
 
 def count(module: torch.nn.Module) -> int:

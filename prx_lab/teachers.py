@@ -5,14 +5,12 @@ name or a local folder, read from the local cache or fetched once. Their pooled 
 """
 
 import functools
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prx_lab import zoo

@@ -77,7 +77,7 @@ class Training:
 
     def step(self) -> dict[str, float]:
         """One update; a loss or gradient that is not finite stops the run before it touches the weights."""
-        recipe, i, shape = self.recipe, self.step_index, self.store.shape
+        recipe, i = self.recipe, self.step_index
         batch = self.store.batch(order(self.seed, i, recipe.scale.batch, len(self.store))).to(self.device)
         key = (self.seed, i, 0, 0)
         variates = draw(key, tuple(batch.x.shape), recipe.scale.tokens, recipe.time, recipe.drop).to(self.device)

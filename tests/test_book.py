@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.made_up import write_run
 
 ROOT = Path(__file__).parent.parent

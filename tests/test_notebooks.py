@@ -76,3 +76,11 @@ def test_starts_with_a_title(path):
     first = read(path).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     assert sum(re.match(r"# ", cell.source) is not None for cell in read(path).cells if cell.cell_type == "markdown") == 1
+
+
+@each
+def test_boxes_hold_no_blank_line(path):
+    """Markdown ends an HTML block at a blank line, and the book would then draw an empty box: use <p> and <ul>."""
+    text = "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    for box in re.findall(r'<div class="admonition.*?</div>', text, re.DOTALL):
+        assert "\n\n" not in box, box

@@ -98,5 +98,6 @@ def test_diff_names_exactly_what_changed(lr, drop, weight, steps):
     changed = BASE.but(optim=AdamW(lr_scale=lr), drop=drop, scale=replace(BASE.scale, steps=steps)).plus(REPA(weight=weight))
     assert Recipe.from_json(changed.to_json()) == changed
     expected = {"terms[1]", "terms[1].weight", "terms[1].teacher", "terms[1].depth", "terms[1].hidden"}
-    expected |= {k for k, same in [("optim.lr_scale", lr == 1), ("drop", drop == 0.1), ("scale.steps", steps == BASE.scale.steps)] if not same}
+    same = {"optim.lr_scale": lr == 1, "drop": drop == 0.1, "scale.steps": steps == BASE.scale.steps}
+    expected |= {path for path, equal in same.items() if not equal}
     assert set(changed.diff(BASE)) == expected

@@ -40,7 +40,7 @@ def test_means_and_paired_difference(root):
     assert data.loc[("baseline", "fid")].sd == pytest.approx(1.0)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shift=st.floats(-5, 5), fids=st.lists(st.floats(10, 30), min_size=2, max_size=4))
 def test_a_constant_shift_is_found_exactly(tmp_path_factory, shift, fids):
     root = tmp_path_factory.mktemp("results")
@@ -140,6 +140,7 @@ def test_an_unknown_metric_is_corrected(root):
         Table.of("cpu", metrics=["fdi"], root=root)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(value=st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6))
 def test_a_shown_value_reads_back(value):
     for metric in METRICS.values():

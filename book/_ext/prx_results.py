@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from prx_lab.columns import columns
 from prx_lab.record import Record
 from prx_lab.table import Row, Table
 
@@ -109,8 +110,8 @@ def card(record: Record, out: Path) -> str:
     picture = out / "gallery" / f"{record.scale}-{record.folder.parent.name}.png"
     picture.parent.mkdir(exist_ok=True)
     shutil.copyfile(record.samples, picture)
-    fid, right = record.metric("fid"), record.metric("composition")
-    numbers = [f"lab-FID {fid:.2f}"] * math.isfinite(fid) + [f"composition {100 * right:.1f} %"] * math.isfinite(right)
+    shown = columns(("fid", "composition"), [record])
+    numbers = [f"{metric.title} {metric.show(record.metric(metric.name))}" for metric in shown]
     text = f"{told(record.scale)}, seed {record.seed}: {', '.join(numbers)}"
     return (
         f":::{{grid-item-card}} {record.name}\n:img-top: _generated/gallery/{picture.name}\n"

@@ -79,7 +79,7 @@ def chunks(n: int) -> Iterator[range]:
 
 def to_float(images: NDArray) -> Tensor:
     """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> NDArray:

@@ -4,7 +4,7 @@ Plug-in distances (FID, biased MMD) are biased upwards by sampling, and a resamp
 percentile bootstrap often lies wholly above the value (it covered 0 to 83 % of the time where 95 % was asked, in Gaussian
 trials). Their intervals here are for the mean of the metric *at this n*, which is what two recipes are compared on:
 `influence_interval` (infinitesimal jackknife: one pass, covered 93 to 100 %), or `bootstrap_recentred`, which keeps the
-spread of the resamples and drops their shift, for statistics without a formula (covered 94 to 100 %, up to twice as wide).
+spread of the resamples and drops their shift, for statistics without a formula (covered 94 to 100 %, up to 2.4 times too wide).
 """
 
 import math

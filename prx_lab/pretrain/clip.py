@@ -57,7 +57,7 @@ def run(name: str, length: float, seed: int, out: Path) -> Path:
     data = world((*TRAIN, PAIRS), cache_root())
     scenes = data.scenes()
     ids, mask = encode(tokenizer, [caption(s, kind) for kind in ("long", "short") for s in scenes])
-    schedule = Schedule(max(round(length), 1), batch=128, lr=1.5e-3, warmup=100, half=False)
+    schedule = Schedule(max(round(length), 1), batch=128, lr=1.5e-3, warmup=100)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(step: int) -> Pairs:
@@ -85,22 +85,22 @@ def encode(tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
 
 def embed_images(clip: nn.Module, images: Tensor) -> Tensor:
     """Projected, unit-norm image embeddings (B, WIDTH)."""
-    return F.normalize(clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output), dim=-1)
+    return F.normalize(clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output).float(), dim=-1)
 
 
 def embed_captions(clip: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Projected, unit-norm caption embeddings (B, WIDTH)."""
-    return F.normalize(clip.text_projection(clip.text_model(input_ids=ids, attention_mask=mask).pooler_output), dim=-1)
+    return F.normalize(clip.text_projection(clip.text_model(input_ids=ids, attention_mask=mask).pooler_output).float(), dim=-1)
 
 
 def agreement(model: Towers, batch: Pairs) -> Tensor:
     """Symmetric contrastive loss, and what the scene holds from the image embedding: it shortens the way to the first agreement."""
     x, y = embed_images(model.clip, batch.images), embed_captions(model.clip, batch.ids, batch.mask)
-    logits = x @ y.T * model.clip.logit_scale.exp().clamp(max=100)
+    logits = (x @ y.T).float() * model.clip.logit_scale.exp().clamp(max=100)
     target = torch.arange(len(x))
     contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     scale = 10.0  # unit vectors cannot make confident logits by themselves
-    held = sum(F.binary_cross_entropy_with_logits(model.holds(scale * e), batch.present, reduction="none").sum(1).mean() for e in (x, y))
+    held = sum(F.binary_cross_entropy_with_logits(model.holds(scale * e).float(), batch.present, reduction="none").sum(1).mean() for e in (x, y))
     return contrastive + 0.1 * held
 
 

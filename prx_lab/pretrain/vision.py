@@ -78,7 +78,7 @@ def run(name: str, length: float, seed: int, out: Path) -> Path:
     torch.manual_seed(seed + design.seed)
     data = world(design.parts, cache_root())
     pupil = Pupil(design)
-    schedule = Schedule(max(round(length), 1), batch=64, lr=1.5e-3, warmup=150, half=False)
+    schedule = Schedule(max(round(length), 1), batch=64, lr=1.5e-3, warmup=150)
     generator = torch.Generator().manual_seed(seed + design.seed)
 
     def draw(step: int) -> Lesson:
@@ -107,7 +107,7 @@ def run(name: str, length: float, seed: int, out: Path) -> Path:
 
 def local_loss(model: Pupil, tokens: Tensor, lesson: Lesson) -> Tensor:
     """Soft cross-entropy of what each patch shows, of the surface where there is some, and the way to its object's centre."""
-    answers = model.patches(tokens).transpose(1, 2)  # (B, C, N)
+    answers = model.patches(tokens).float().transpose(1, 2)  # (B, C, N)
     sizes = [*DENSE.values(), *SURFACE.values(), OFFSET]
     blocks = answers.split(sizes, 1)
     value = torch.zeros(())
@@ -126,7 +126,7 @@ def local_loss(model: Pupil, tokens: Tensor, lesson: Lesson) -> Tensor:
 def contrast(model: Pupil, tokens: Tensor, answers: Dense) -> Tensor:
     """Do two patches show the same thing? Logistic loss on the cosine of every pair of pure patches of an image."""
     unit = F.normalize(tokens, dim=-1)
-    logit = model.sharpness[0] * (unit @ unit.mT) + model.sharpness[1]
+    logit = model.sharpness[0] * (unit @ unit.mT).float() + model.sharpness[1]
     same = (answers.main[:, :, None] == answers.main[:, None, :]).float()
     pure = (answers.pure[:, :, None] & answers.pure[:, None, :]).float()
     is_object = (answers.main < MOST).float()
@@ -136,7 +136,7 @@ def contrast(model: Pupil, tokens: Tensor, answers: Dense) -> Tensor:
 
 def whole_loss(model: Pupil, summary: Tensor, lesson: Lesson) -> Tensor:
     """Which attribute pairs are in the scene, and its surroundings, from the CLS and the mean token together."""
-    answers = model.scene(summary)
+    answers = model.scene(summary).float()
     pairs = F.binary_cross_entropy_with_logits(answers[:, :PRESENT], lesson.present, reduction="none").sum(1).mean() / 4
     blocks = answers[:, PRESENT:].split(list(SCENE.values()), 1)
     columns = (0, 1, 2, 3, 5)

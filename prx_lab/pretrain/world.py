@@ -14,8 +14,22 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prx_lab.data.scenes import COLOURS, FLOORS, LEVELS, LIGHTS, MATERIALS, SHAPES, SIZES, STYLES, WALLS, Scene
-from prx_lab.data.scenes import locate, render, sample_scene, segments
+from prx_lab.data.scenes import (
+    COLOURS,
+    FLOORS,
+    LEVELS,
+    LIGHTS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    WALLS,
+    Scene,
+    locate,
+    render,
+    sample_scene,
+    segments,
+)
 
 SIDE = 64
 MOST = 4  # objects a scene may have

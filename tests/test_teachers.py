@@ -54,7 +54,8 @@ def test_text_binds() -> None:
     encoder = load_text("lab-t5")
     ids = encoder.tokenizer("a small red cube is to the left of a large blue cube.")["input_ids"]
     nouns = [i for i, t in enumerate(ids) if encoder.tokenizer.decode([t]).strip() == "cube"]
-    a, b = encoder.encode(["a small red cube is to the left of a large blue cube.", "a large blue cube is to the left of a small red cube."])[0]
+    captions = ["a small red cube is to the left of a large blue cube.", "a large blue cube is to the left of a small red cube."]
+    a, b = encoder.encode(captions)[0]
     same = torch.cosine_similarity(a[nouns[0]], b[nouns[1]], dim=0) > torch.cosine_similarity(a[nouns[0]], b[nouns[0]], dim=0)
     assert len(nouns) == 2 and same, "the red cube's noun is nearer to the red cube's in the other sentence than to the word in its place"
 
@@ -79,7 +80,8 @@ def test_judge_reads_a_scene() -> None:
 
 
 def test_unknown_names() -> None:
-    for load, wrong, near in ((load_vision, "lab-dinno", "lab-dino"), (load_text, "lab-t55", "lab-t5"), (load_judge, "lab-incepton", "lab-inception")):
+    wrongs = ((load_vision, "lab-dinno", "lab-dino"), (load_text, "lab-t55", "lab-t5"), (load_judge, "lab-incepton", "lab-inception"))
+    for load, wrong, near in wrongs:
         with pytest.raises(LabError, match=f"Did you mean '{near}'"):
             load(wrong)
 
@@ -150,7 +152,8 @@ def test_timm_folder(tmp_path: Path) -> None:
     network = timm.create_model("vit_small_patch14_dinov2", num_classes=0, **arguments)
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    config = {"architecture": "vit_small_patch14_dinov2", "model_args": arguments, "pretrained_cfg": {"mean": mean, "std": std, "input_size": [3, 28, 28]}}
+    seen = {"mean": mean, "std": std, "input_size": [3, 28, 28]}
+    config = {"architecture": "vit_small_patch14_dinov2", "model_args": arguments, "pretrained_cfg": seen}
     (tmp_path / "config.json").write_text(json.dumps(config))
     teacher = load_vision(str(tmp_path))
     images = pictures(2, 70)
@@ -189,7 +192,8 @@ def test_clip_folder(tmp_path: Path) -> None:
 def test_t5gemma_folder(tmp_path: Path) -> None:
     from transformers import T5GemmaForConditionalGeneration
 
-    from prx_lab.pretrain.text import encoder_config, train_tokenizer
+    from prx_lab.pretrain.corpus import train_tokenizer
+    from prx_lab.pretrain.text import encoder_config
 
     model = T5GemmaForConditionalGeneration(encoder_config()).eval()
     model.save_pretrained(tmp_path)

@@ -25,7 +25,7 @@ TRAININGS = {
     "lab-dino-eval": Training("vision", 700),
     "lab-clip": Training("clip", 450),
     "lab-vae": Training("vae", 9),
-    "lab-vae-repa-e": Training("vae", 7),
+    "lab-vae-repa-e": Training("repa_e", 7),
     "lab-vae-semantic": Training("vae", 7),
 }
 # What must exist before: towers read captions with lab-t5's tokenizer, autoencoders align to a teacher.

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from prx_lab import zoo
 from prx_lab.data.captions import caption
+from prx_lab.pretrain.corpus import LENGTH, SPECIAL, VOCABULARY
 from prx_lab.pretrain.loop import Schedule, batches, train
 from prx_lab.pretrain.targets import PRESENT, present
-from prx_lab.pretrain.text import LENGTH, SPECIAL, VOCABULARY
 from prx_lab.pretrain.world import HELDOUT, PAIRS, TRAIN, VAL, World, cache_root, world
 
 WIDTH = 96  # of the shared space
@@ -100,8 +100,11 @@ def agreement(model: Towers, batch: Pairs) -> Tensor:
     target = torch.arange(len(x))
     contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     scale = 10.0  # unit vectors cannot make confident logits by themselves
-    held = sum(F.binary_cross_entropy_with_logits(model.holds(scale * e).float(), batch.present, reduction="none").sum(1).mean() for e in (x, y))
-    return contrastive + 0.1 * held
+    for embedding in (x, y):
+        answers = model.holds(scale * embedding).float()
+        held = F.binary_cross_entropy_with_logits(answers, batch.present, reduction="none").sum(1).mean()
+        contrastive = contrastive + 0.1 * held
+    return contrastive
 
 
 @torch.no_grad()
@@ -134,7 +137,8 @@ CMMD has CLIP ViT-L/14-336 and is **not** that network: a CMMD from it is `lab-C
 - Objective: symmetric contrastive loss; both embeddings also answer, by a linear head then dropped, which (shape, colour), (shape,
   size) and (shape, material) pairs the scene holds.
 
-How often the image nearest to a caption is its own, among {CHOICES} unseen scenes (chance {1 / CHOICES:.2f}; short captions fit many images):
+How often the image nearest to a caption is its own, among {CHOICES} unseen scenes (chance {1 / CHOICES:.2f}; short captions fit
+many images):
 
 {table}
 """

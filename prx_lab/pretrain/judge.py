@@ -94,8 +94,8 @@ def card(parameters: int, facts: str, data: World, threshold: float, metrics: di
     return f"""# lab-inception
 
 A centre-point detector for the embedded scenes ({parameters:,} parameters): `detect` reads each object's shape, colour, size,
-material and place, and the pooled stride-8 features ({DetectorConfig().channels[-1]} numbers) serve FID. It stands where published work has Inception-v3 and
-GenEval's detector. It is **neither**: a FID from these features is `lab-FID`, comparable only with itself.
+material and place, and the pooled stride-8 features ({DetectorConfig().channels[-1]} numbers) serve FID. It stands where published
+work has Inception-v3 and GenEval's detector. It is **neither**: a FID from these features is `lab-FID`, comparable only with itself.
 
 - Input: {SIZE} x {SIZE} pixels in [-1, 1]; other sizes are resized (bicubic, antialiased).
 - Trained from scratch on {seen}, all levels and styles, with mirror images and with the defects that generated

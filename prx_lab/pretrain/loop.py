@@ -36,8 +36,13 @@ class Trained:
     loss: float
 
 
-def train(network: nn.Module, draw: Callable[[int], Batch], loss: Callable[[nn.Module, Batch], Tensor], schedule: Schedule) -> Trained:
-    """Minimise `loss(network, draw(step))`; `draw` runs in full precision; prints a line every 100 steps; returns the averaged weights in evaluation mode."""
+def train(
+    network: nn.Module, draw: Callable[[int], Batch], loss: Callable[[nn.Module, Batch], Tensor], schedule: Schedule
+) -> Trained:
+    """Minimise `loss(network, draw(step))`, `draw` in full precision; returns the averaged weights in evaluation mode.
+
+    Prints a line every 100 steps.
+    """
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -60,7 +65,8 @@ def train(network: nn.Module, draw: Callable[[int], Batch], loss: Callable[[nn.M
         running = now if math.isnan(running) else 0.98 * running + 0.02 * now
         if step % 100 == 0 or step == schedule.steps - 1:
             spent = time.perf_counter() - start
-            print(f"step {step:5d}/{schedule.steps}  loss {running:.4f}  {(step + 1) * schedule.batch / spent:.0f}/s  {spent:.0f} s", flush=True)
+            pace = (step + 1) * schedule.batch / spent
+            print(f"step {step:5d}/{schedule.steps}  loss {running:.4f}  {pace:.0f}/s  {spent:.0f} s", flush=True)
     return Trained(average.eval(), time.perf_counter() - start, running)
 
 

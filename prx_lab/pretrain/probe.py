@@ -39,7 +39,8 @@ def probe(teacher: VisionTeacher, train: World, val: World) -> Probe:
         on = test.is_object if name == "colour" else torch.ones_like(right)
         figures[f"patch {name}, accuracy"] = {"value": float(right[on].float().mean()), "n": int(on.sum())}
         if name == "region":
-            figures["patch shape on objects, accuracy"] = {"value": float(right[test.is_object].float().mean()), "n": int(test.is_object.sum())}
+            shape = float(right[test.is_object].float().mean())
+            figures["patch shape on objects, accuracy"] = {"value": shape, "n": int(test.is_object.sum())}
     for k, (name, classes) in enumerate((("shape", SHAPES), ("colour", COLOURS))):
         score = ridge_scores(fit.pooled, fit.present[k], test.pooled)
         areas = [auc(score[:, c], test.present[k][:, c]) for c in range(len(classes))]
@@ -78,7 +79,8 @@ def _features(teacher: VisionTeacher, data: World, count: int) -> Features:
     answers = {name: truth.fractions[name].argmax(1).flatten() for name in ("region", "colour")}
     main = truth.main
     there = tuple(torch.stack([(objects[..., k] == c).any(1) for c in range(n)], 1) for k, n in enumerate((len(SHAPES), len(COLOURS))))
-    return Features(torch.cat(tokens).flatten(0, 1), torch.cat(pooled), answers, main.flatten(), ((main < MOST) & truth.pure).flatten(), there)
+    is_object = ((main < MOST) & truth.pure).flatten()
+    return Features(torch.cat(tokens).flatten(0, 1), torch.cat(pooled), answers, main.flatten(), is_object, there)
 
 
 def ridge_scores(x: Tensor, y: Tensor, new: Tensor, penalty: float = 1e-3) -> Tensor:

@@ -68,6 +68,8 @@ def neighbours(x: Tensor) -> float:
 def aligned(done: dict) -> str:
     """The sentence on alignment and on the start, if there is one to tell."""
     start = f" Started from the weights of {done['start']} where shapes agree." if done["start"] else ""
+    if "joint" in done:
+        return f" {done['joint']}{start}"
     if not done["teacher"]:
         return start
     how = f"Latents aligned by cosine (weight {done['align']:g}) to the patch tokens of {done['teacher']}"
@@ -89,7 +91,8 @@ def card(name: str, metrics: dict) -> str:
             f"**Training.** {done['steps']} steps of {done['batch']} images at {done['size']} px ({done['images']} images), "
             f"{done['minutes']:.1f} minutes of wall time, {done['cpu_minutes']:.1f} of one CPU core; bfloat16 autocast, weights averaged. "
             f"Data: {done['scenes']} rendered scenes ({done['mix']}), and crops of photographs bundled with scikit-image, "
-            f"{round(done['batch'] * done['photos'])} in every batch ({', '.join(common.TRAIN_PHOTOS)}). Loss: L1 + {done['squared']:g} x squared error + "
+            f"{round(done['batch'] * done['photos'])} in every batch ({', '.join(common.TRAIN_PHOTOS)}). "
+            f"Loss: L1 + {done['squared']:g} x squared error + "
             f"{done['kl']:g} x KL per latent element; pooled latents of a share {done['half']:g} of the images decode to the pooled image."
             f"{aligned(done)}",
             "",

@@ -155,12 +155,12 @@ def report(name: str, design: Design, done: Trained, schedule: Schedule, out: Pa
 
 def card(name: str, design: Design, parameters: int, trained: str, seen: Probe) -> str:
     """The model card, its figures taken from what was measured."""
-    kinds = {"lab-dino-dense": "about every patch", "lab-dino": "about the scene as a whole", "lab-dino-eval": "about patches and the scene"}
+    kinds = " and ".join(text for text, weight in (("about every patch", design.local), ("about the whole scene", design.whole)) if weight)
     parts = ", ".join(f"{p.count} of split `{p.split}` (seed {p.seed})" for p in design.parts)
     return f"""# {name}
 
 A timm VisionTransformer (patch {PATCH}, width {design.width}, {design.depth} blocks, {parameters:,} parameters): {design.role}.
-**These are not DINO weights**, nor trained by DINO's method: the network was taught, with labels, {kinds[name]} of the embedded scenes.
+**These are not DINO weights**, nor trained by DINO's method: the network was taught, with labels, {kinds} of the embedded world.
 
 - Input: [-1, 1]; {SIDE} pixels give an {SIDE // PATCH} x {SIDE // PATCH} grid; other grids by resizing (trained at 32, 64 and 128 pixels).
 - Trained from scratch on scenes: {parts}; all levels and styles. {trained}.
@@ -176,6 +176,12 @@ training scenes): of patches, from the tokens; of scenes, from the CLS token. Sp
 
 def questions(design: Design) -> str:
     """What the network was asked, in words."""
-    local = "each patch's fractions of shapes, floor, wall, colours, sizes and materials, the way to its object's centre, and which patches show the same thing"
-    whole = "which (shape, colour), (shape, size), (shape, material) pairs the scene holds, its surfaces, light, style and count, from CLS and mean token"
+    local = (
+        "each patch's fractions of shapes, floor, wall, colours, sizes and materials, the way to its object's centre, "
+        "and which patches show the same thing"
+    )
+    whole = (
+        "which (shape, colour), (shape, size), (shape, material) pairs the scene holds, its surfaces, light, style and count, "
+        "from CLS and mean token"
+    )
     return "; ".join(text for text, weight in ((local, design.local), (whole, design.whole)) if weight)

@@ -132,7 +132,8 @@ def _cached(part: Part, root: Path) -> dict[str, np.ndarray]:
 
 def _render(part: Part, folder: Path) -> None:
     n = part.count
-    shapes = {"images": (np.uint8, (SIDE, SIDE, 3)), "segments": (np.uint8, (SIDE, SIDE)), "objects": (np.float32, (MOST, 7)), "scene": (np.int64, (6,))}
+    shapes = {"images": (np.uint8, (SIDE, SIDE, 3)), "segments": (np.uint8, (SIDE, SIDE))}
+    shapes |= {"objects": (np.float32, (MOST, 7)), "scene": (np.int64, (6,))}
     out = {k: np.lib.format.open_memmap(folder / f"{k}.npy", "w+", dtype, (n, *shape)) for k, (dtype, shape) in shapes.items()}
     for start in tqdm(range(0, n, CHUNK), desc=f"rendering {part.split}", unit=f"x{CHUNK}", mininterval=5):
         scenes = [part.scene(i) for i in range(start, min(start + CHUNK, n))]

@@ -1,0 +1,81 @@
+"""The encoded data set: caches that are whole or absent, order as a function of (seed, step), batches by index."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import store
+
+from prx_lab.data.batch import Text
+from prx_lab.data.store import cached, order, to_float, to_uint8
+from prx_lab.errors import LabError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRX_LAB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def parts(n=10, stop=10):
+    for i in range(0, n, 4):
+        if i >= stop:
+            raise KeyboardInterrupt
+        yield {"a": np.arange(i, min(i + 4, n))}
+
+
+def test_a_cache_is_written_once_and_read_back():
+    calls = []
+
+    def count():
+        calls.append(1)
+        return parts()
+
+    for _ in range(2):
+        assert np.array_equal(cached("numbers", ["k"], 10, count)["a"], np.arange(10))
+    assert len(calls) == 1
+
+
+def test_an_interrupted_cache_leaves_nothing(own_cache):
+    with pytest.raises(KeyboardInterrupt):
+        cached("numbers", ["k"], 10, lambda: parts(stop=8))
+    assert list(own_cache.iterdir()) == []
+    assert len(cached("numbers", ["k"], 10, parts)["a"]) == 10
+
+
+def test_a_full_disk_is_one_sentence(own_cache):
+    def full():
+        yield {"a": np.arange(4)}
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(LabError, match="free some space or set PRX_LAB_CACHE"):
+        cached("numbers", ["k"], 10, full)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_every_epoch_is_a_fresh_permutation_that_depends_on_the_seed():
+    rows = np.concatenate([order(0, step, 8, 32) for step in range(8)])
+    assert sorted(rows[:32]) == sorted(rows[32:]) == list(range(32))
+    assert not np.array_equal(rows[:32], rows[32:])
+    assert not np.array_equal(order(0, 0, 8, 32), order(1, 0, 8, 32))
+    assert len(order(0, 3, 20, 7)) == 20  # batches may be larger than the data
+
+
+def test_batches_gather_by_index():
+    data, index = store(), np.array([5, 5, 2])
+    batch = data.batch(index)
+    assert torch.equal(batch.x[0], batch.x[1]) and torch.equal(batch.x[2], torch.from_numpy(data.x[2]).float())
+    assert batch.teachers["lab-dino"].shape == (3, 16, 10)
+    assert torch.equal(batch.text.null[0], torch.from_numpy(data.text["tokens"][-1]).float())
+
+
+def test_dropped_captions_become_the_empty_one_and_the_others_stay():
+    text = Text(torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.bool), torch.zeros(1, 3, 4), torch.tensor([[True, False, False]]))
+    tokens, mask = text.dropped(torch.tensor([True, False]))
+    assert tokens[0].sum() == 0 and mask[0].tolist() == [True, False, False]
+    assert torch.equal(tokens[1], text.tokens[1]) and mask[1].all()
+    assert text.tokens.sum() == 24  # nothing is written in place
+
+
+def test_bytes_survive_the_round_trip():
+    images = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    assert np.array_equal(to_uint8(to_float(images)), images)

@@ -1,0 +1,74 @@
+"""Sampling: guidance identities, the interval's truth table, and x- and v-prediction as one velocity."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from tiny import CPU, store, tiny
+
+from prx_lab.flow import corrupt, noise
+from prx_lab.recipes import BASE
+from prx_lab.sample import CFG, generate, predictor
+from prx_lab.train import Training
+
+
+@pytest.fixture(scope="module")
+def trained():
+    training = Training(tiny(BASE), store(), 0, CPU)
+    list(training.fit(6))
+    text = training.store.texts(np.arange(3))
+    return predictor(training.learner.model.eval(), "v", nullcontext), text, noise(0, [0, 1, 2], (16, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "guidance, t, active",
+    [
+        (CFG(3.0, 0.2, 0.7), 0.2, True), (CFG(3.0, 0.2, 0.7), 0.7, True), (CFG(3.0, 0.2, 0.7), 0.19, False),
+        (CFG(3.0, 0.2, 0.7), 0.71, False), (CFG(3.0), 0.0, True), (CFG(3.0), 1.0, True), (CFG(1.0), 0.5, False),
+    ],
+)  # fmt: skip
+def test_the_interval_includes_both_ends(guidance, t, active):
+    assert guidance.active(t) == active
+
+
+@torch.no_grad()
+def test_guidance_is_the_affine_combination(trained):
+    v, text, x = trained
+    c = v(x, 0.6, text.tokens, text.mask)
+    u = v(x, 0.6, text.null.expand(3, -1, -1), text.null_mask.expand(3, -1))
+    assert (c - u).abs().max() > 1e-5
+    for scale in (0.0, 1.0, 4.0):
+        assert torch.allclose(CFG(scale).velocity(v, text)(x, 0.6), u + scale * (c - u), atol=1e-5)
+
+
+@torch.no_grad()
+def test_guidance_off_at_every_step_is_the_conditional_sample(trained):
+    v, text, x = trained
+    plain = generate(v, text, x, CFG(1.0), 4)
+    assert torch.equal(plain, generate(v, text, x, CFG(5.0, 2.0, 3.0), 4))
+    assert not torch.equal(plain, generate(v, text, x, CFG(5.0), 4))
+
+
+@torch.no_grad()
+def test_a_sample_does_not_depend_on_its_batch(trained):
+    v, text, x = trained
+    from prx_lab.data.batch import Text
+
+    one = Text(text.tokens[1:2], text.mask[1:2], text.null, text.null_mask)
+    assert torch.allclose(generate(v, text, x, CFG(), 4)[1:2], generate(v, one, x[1:2], CFG(), 4), atol=1e-5)
+
+
+def test_a_perfect_x_predictor_recovers_the_data_from_any_time():
+    """With the clamp inactive until the last step, Euler along v_from_x ends at x itself."""
+    x = torch.randn(2, 16, 4, 4)
+
+    def perfect(x_t, t, text, mask):
+        return x, {}
+
+    class Stub(torch.nn.Module):
+        forward = staticmethod(perfect)
+
+    v = predictor(Stub(), "x", nullcontext)
+    point = corrupt(x, torch.randn_like(x), torch.full((2,), 0.4))
+    assert torch.allclose(v(point.x_t, 0.4, None, None), point.v, atol=1e-5)

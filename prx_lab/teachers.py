@@ -51,6 +51,10 @@ class TextEncoder(nn.Module, ABC):
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token features (B, L, E) float32, zero where padded, and their mask (B, L) bool; padding on the right."""
 
+    @abstractmethod
+    def longest(self, captions: Sequence[str]) -> int:
+        """The number of places that the longest of these captions fills, at most `length`; the network does not run."""
+
 
 def resize(images: Tensor, side: int) -> Tensor:
     """Square images of another side, bicubic with antialiasing; (B, 3, H, W) in, (B, 3, side, side) out, unclamped."""
@@ -133,6 +137,10 @@ class T5GemmaText(TextEncoder):
         hidden = self.network(input_ids=batch["input_ids"][:, :used], attention_mask=batch["attention_mask"][:, :used])
         text = hidden.last_hidden_state.float() * mask[:, :used, None]
         return F.pad(text, (0, 0, 0, self.length - used)), mask
+
+    def longest(self, captions: Sequence[str]) -> int:
+        ids = self.tokenizer(list(captions), truncation=True, max_length=self.length)["input_ids"]
+        return max(map(len, ids))
 
 
 class InceptionFeatures(nn.Module):

@@ -8,8 +8,8 @@ import pytest
 
 from prx_lab import evaluate
 from prx_lab.errors import LabError
-from prx_lab.record import Record
 from prx_lab.recipes import recipe
+from prx_lab.record import Record
 from prx_lab.run import milestones, run
 from prx_lab.sample import from_run
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from prx_lab import zoo
@@ -87,10 +88,31 @@ def to_uint8(images: Tensor) -> NDArray:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+class Pictures(Dataset):
+    """The images of a source, chunk by chunk, for worker processes to render or decode."""
+
+    def __init__(self, source: Source, n: int, size: int):
+        self.source, self.chunks, self.size = source, list(chunks(n)), size
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, i: int) -> Arrays:
+        return {"images": self.source.images(self.chunks[i], self.size)}
+
+
 def images_of(source: Source, n: int, size: int) -> NDArray:
-    """The first n images of a source, uint8 (n, size, size, 3), rendered or decoded once."""
-    parts = lambda: ({"images": source.images(c, size)} for c in chunks(n))  # noqa: E731
+    """The first n images of a source, uint8 (n, size, size, 3), rendered or decoded once, on every core when there are many."""
+
+    def parts() -> Iterator[Arrays]:
+        workers = 0 if n < 4 * CHUNK else os.cpu_count() or 1
+        yield from DataLoader(Pictures(source, n, size), batch_size=None, num_workers=workers, collate_fn=as_it_is)
+
     return cached("images", (source.name, size), n, parts)["images"]
+
+
+def as_it_is(part: Arrays) -> Arrays:
+    return part
 
 
 def text_of(source: Source, n: int, kind: str, encoder: TextEncoder, device: torch.device) -> Arrays:
@@ -99,12 +121,9 @@ def text_of(source: Source, n: int, kind: str, encoder: TextEncoder, device: tor
     encoder = encoder.to(device)
 
     def parts() -> Iterator[Arrays]:
-        longest = max(int(encoder.encode(captions[i : i + CHUNK])[1].sum(1).max()) for i in range(0, n + 1, CHUNK))
+        longest = encoder.longest(captions)
         for i in range(0, n + 1, CHUNK):
-            tokens, mask = encoder.encode(captions[i : i + CHUNK])
-            pad = (0, max(0, longest - tokens.shape[1]))
-            tokens = torch.nn.functional.pad(tokens[:, :longest], (0, 0, *pad))
-            mask = torch.nn.functional.pad(mask[:, :longest], pad)
+            tokens, mask = (v[:, :longest] for v in encoder.encode(captions[i : i + CHUNK]))
             yield {"tokens": (tokens * mask[..., None]).half().cpu().numpy(), "mask": mask.cpu().numpy()}
 
     digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()

@@ -89,7 +89,9 @@ def _timm(name: str, folder: Path, config: dict) -> TimmTeacher:
 def _clip(name: str, folder: Path) -> CLIPTeacher:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder, local_files_only=True))
+    config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+    config.projection_dim = _config(folder).get("projection_dim", config.projection_dim)  # a whole CLIP's lies at the top
+    network = CLIPVisionModelWithProjection(config)
     wanted = ("vision_model.", "visual_projection.")
     _fill(network, {k: v for k, v in _state(folder).items() if k.startswith(wanted)}, folder)
     return CLIPTeacher(name, network, CLIP_MEAN, CLIP_STD)

@@ -238,7 +238,6 @@ def _embedded_clip(name: str) -> CLIPTeacher:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     state, config = zoo.load(name)
-    vision = CLIPVisionConfig(**config["vision_config"], projection_dim=config["projection_dim"])
-    network = CLIPVisionModelWithProjection(vision)
+    network = CLIPVisionModelWithProjection(CLIPVisionConfig(**config["vision_config"]))
     network.load_state_dict({k: v for k, v in state.items() if k.startswith(("vision_model.", "visual_projection."))})
     return CLIPTeacher(name, network, LAB_MEAN, LAB_STD)

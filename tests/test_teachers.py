@@ -90,7 +90,7 @@ def test_unknown_names() -> None:
 
 
 def test_peaks_are_local_and_limited() -> None:
-    maps = torch.full((1, 35, 16, 16), -9.0)
+    maps = torch.full((1, 26, 16, 16), -9.0)
     maps[0, 0, 4, 5], maps[0, 0, 4, 6], maps[0, 0, 12, 2] = 3.0, 2.0, 1.0
     maps[0, 1, 4, 5], maps[0, 2, 4, 5] = 0.25, -0.5
     found = peaks(maps, 0.5, 6)[0]
@@ -106,7 +106,7 @@ def test_loss_falls_to_its_target() -> None:
 
     objects = torch.full((1, 4, 7), -1.0)
     objects[0, 0] = torch.tensor([2, 3, 1, 0, 5.75 / 16, 4.0 / 16, 1.0])
-    maps = torch.zeros(1, 35, 16, 16, requires_grad=True)
+    maps = torch.zeros(1, 26, 16, 16, requires_grad=True)
     optimiser = torch.optim.Adam([maps], 0.3)
     for _ in range(150):
         optimiser.zero_grad()

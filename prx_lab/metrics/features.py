@@ -30,7 +30,7 @@ def to_uint8(images: Images, span: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
 
     LabError for another shape or dtype, values outside the span or not finite, or levels 0..255 stored as floats.
     """
-    x = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1) if isinstance(images, np.ndarray) else images
+    x = torch.from_numpy(np.array(images)).movedim(-1, 1) if isinstance(images, np.ndarray) else images
     if x.ndim != 4 or x.shape[1] != 3:
         raise LabError(f"Images of shape {tuple(images.shape)}: give arrays (n, H, W, 3) or tensors (n, 3, H, W).")
     if x.dtype == torch.uint8:

@@ -53,7 +53,7 @@ def plain(config: DetectorConfig) -> dict:
 
 
 def detection_loss(maps: Tensor, objects: Tensor) -> Tensor:
-    """Focal loss on centres, cross-entropy on attributes and L1 on offsets near them; maps (B, 35, 16, 16), objects (B, 4, 7)."""
+    """Focal loss on centres, cross-entropy on attributes and L1 on offsets near them; maps (B, 26, 16, 16), objects (B, 4, 7)."""
     present = objects[..., 0] >= 0
     clear = present & (objects[..., 6] >= VISIBLE)
     centre = objects[..., 4:6] * GRID - 0.5  # in cells: integer where the centre is a cell's centre

@@ -48,7 +48,7 @@ class Scale(Spec):
 
 SCALES = {
     "smoke": Scale("smoke", 32, "simple", 512, 4, 96, 4, 3, 120, 32, 2e-3, 64, 8, 1),
-    "cpu": Scale("cpu", 64, "standard", 16384, 8, 128, 6, 4, 800, 64, 3e-3, 512, 16, 4),
+    "cpu": Scale("cpu", 64, "simple", 16384, 8, 128, 6, 4, 600, 64, 3e-3, 512, 16, 4),
     "gpu": Scale("gpu", 128, "standard", 65536, 16, 768, 10, 12, 2000, 256, 5e-4, 4096, 28, 4),
 }
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +17,12 @@ from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
 from prx_lab.errors import LabError
 from prx_lab.evaluate import Bench, bench, ceiling, pictures, scores
-from prx_lab.metrics.throughput import peak_memory
+from prx_lab.metrics.throughput import images_per_second, peak_memory
 from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
 from prx_lab.train import Training
 
 LOGGED = 200  # rows of train.jsonl, about
-WARM_UP = 2  # of those rows, before the speed is counted: compilation and caches
 SHOWN = 16  # pictures of the recorded grid: the first validation captions, the same noise for every recipe
 
 
@@ -90,8 +88,8 @@ def finish(folder: Path, training: Training, judge: Bench, images: np.ndarray, c
     """Write eval.json, last of all: it says that the record is complete."""
     recipe, memory = training.recipe, peak_memory()
     captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.captions)
-    rate = statistics.median(row["images_per_s"] for row in list(lines(folder / "train.jsonl"))[WARM_UP:])
-    throughput = {"images_per_s": rate, "batches_per_s": rate / recipe.scale.batch, "seconds": training.seconds}
+    rate = images_per_second([row["images_per_s"] for row in lines(folder / "train.jsonl")])
+    throughput = {"images_per_s": rate, "batches_per_s": rate and rate / recipe.scale.batch, "seconds": training.seconds}
     record.write_json(
         folder / "eval.json",
         {

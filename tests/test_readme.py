@@ -1,17 +1,21 @@
 """README shows what is true: pictures that exist, commands that exist, and the scoreboard that the records give.
 
-`python tests/test_readme.py` writes the current scoreboard into README.md (`make notebooks` does that too).
+`python tests/test_readme.py` writes the current scoreboard into README.md and makes its picture (`make notebooks` does that too).
 """
 
 import re
 from pathlib import Path
 
+from PIL import Image
+
+from prx_lab.record import records
 from prx_lab.table import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 MARK = "<!-- scoreboard -->"
 SCALE = "cpu"
+HERO = ROOT / "book" / "_static" / "hero.png"
 
 
 def with_scoreboard(text: str) -> str:
@@ -38,5 +42,13 @@ def test_commands_exist():
     assert set(re.findall(r"make (\w+)", " ".join(re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)))) <= targets
 
 
+def hero() -> Image.Image:
+    """The recorded sample grid of the recipe that composes best, twice as large."""
+    best = max(records(ROOT / "results", SCALE), key=lambda record: record.metric("composition"))
+    grid = Image.open(best.samples).convert("RGB")
+    return grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.LANCZOS)
+
+
 if __name__ == "__main__":
+    hero().save(HERO, optimize=True)
     README.write_text(with_scoreboard(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,8 +3,7 @@
 import math
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,49 +11,14 @@ import torch
 from prx_lab.errors import LabError
 
 
-class Meter:
-    """Times training steps: call `tick(images)` after each step and `pause()` before anything that is not training.
+def images_per_second(rates: Sequence[float], warmup: int = 2) -> float | None:
+    """The median of logged rates, the first `warmup` left out (compilation, caches); None when nothing is left.
 
-    A step is the time between two ticks. The first `warmup` steps (compilation, caches, allocator) do not count, and
-    the median ignores the occasional slow one. No device is synchronised: in a loop the host waits for the queue anyway.
+    A median ignores the occasional slow step. No device is synchronised: a step ends by reading its loss.
     """
-
-    def __init__(self, warmup: int = 5, clock: Callable[[], float] = time.perf_counter):
-        if warmup < 0:
-            raise LabError(f"A meter skips 0 or more steps, not {warmup}.")
-        self.warmup = warmup
-        self.clock = clock
-        self.seconds: list[float] = []
-        self.images: list[int] = []
-        self.last = clock()
-
-    def tick(self, images: int) -> None:
-        """End of a step that trained on `images` images, over all processes."""
-        now = self.clock()
-        if not math.isnan(self.last):
-            self.seconds.append(now - self.last)
-            self.images.append(images)
-        self.last = now
-
-    def pause(self) -> None:
-        """Forget the clock: the next tick starts a step instead of ending one."""
-        self.last = math.nan
-
-    def resume(self) -> None:
-        """Start a step now, after a pause."""
-        self.last = self.clock()
-
-    @property
-    def batches_per_s(self) -> float | None:
-        """Optimiser steps per second, or None before the first step after warm-up."""
-        kept = self.seconds[self.warmup :]
-        return 1 / max(statistics.median(kept), 1e-12) if kept else None
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Images per second, or None before the first step after warm-up."""
-        rate = self.batches_per_s
-        return None if rate is None else rate * statistics.median(self.images[self.warmup :])
+    if warmup < 0:
+        raise LabError(f"0 or more rates are left out at the start, not {warmup}.")
+    return statistics.median(rates[warmup:]) if len(rates) > warmup else None
 
 
 @dataclass(frozen=True)

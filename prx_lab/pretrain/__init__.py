@@ -24,9 +24,9 @@ TRAININGS = {
     "lab-dino": Training("vision", 600),
     "lab-dino-eval": Training("vision", 700),
     "lab-clip": Training("clip", 450),
-    "lab-vae": Training("vae", 9),
+    "lab-vae": Training("vae", 19),
     "lab-vae-repa-e": Training("repa_e", 7),
-    "lab-vae-semantic": Training("vae", 7),
+    "lab-vae-semantic": Training("vae", 10),
 }
 # What must exist before: towers read captions with lab-t5's tokenizer, autoencoders align to a teacher.
 NEEDS = {"lab-clip": ("lab-t5",), "lab-vae-repa-e": ("lab-vae", "lab-dino-dense"), "lab-vae-semantic": ("lab-vae", "lab-dino-dense")}

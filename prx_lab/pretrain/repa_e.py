@@ -22,8 +22,8 @@ from prx_lab.train import Learner
 
 SETUP = vae.Setup(channels=16, start="lab-vae", teacher="lab-dino-dense", align=1.5, lr=5e-4, rest=5e-4)
 HOW = (
-    "Each step also trains an unconditional denoiser (width 128, 4 blocks) on the latents, normalised by running statistics; its "
-    f"alignment to the patch tokens of {SETUP.teacher} (weight {SETUP.align:g}), and not its flow loss, reaches the autoencoder. No discriminator."
+    "Each step also trains an unconditional denoiser (width 128, 4 blocks) on the latents, normalised by running statistics. Of its losses "
+    f"only the alignment to the patch tokens of {SETUP.teacher} (weight {SETUP.align:g}) reaches the autoencoder. No discriminator."
 )
 DENOISER = replace(SCALES["cpu"], width=128, depth=4, heads=4)
 

@@ -66,9 +66,11 @@ def run(name: Name, sets: Sets, scale: ScaleOption = "smoke", seed: Seed = 0, da
     Example: `prx-lab run repa --scale cpu --seed 1 --set scale.steps=500`
     """
     from prx_lab import run as experiment
-    from prx_lab.record import Record
+    from prx_lab.record import Record, run_folder
 
     chosen = resolve(name, scale, data, sets)
+    if (run_folder(root, chosen, seed) / "eval.json").exists():
+        typer.echo("This run is on record already; delete its folder to repeat it.")
     folder = experiment.run(chosen, seed, root)
     typer.echo(f"{summary(Record.load(folder))}\nRecorded in {folder}")
 

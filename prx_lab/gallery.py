@@ -55,7 +55,7 @@ class Gallery:
         return f"{len(self.rows)} rows of {self.columns} images, {W} x {H} pixels: {', '.join(self.rows)}"
 
 
-def jpeg(images: Tensor | np.ndarray, quality: int = 90) -> str:
+def jpeg(images: Tensor | np.ndarray, quality: int = 80) -> str:
     """A row of images as a data URI; JPEG at full colour resolution is a fifth of PNG and hard to tell from it."""
     out = io.BytesIO()
     sheet(images, len(images), GAP).save(out, format="JPEG", quality=quality, subsampling=0)

@@ -149,7 +149,7 @@ def trials(root: str | Path = "results/search") -> "pandas.DataFrame":
     lines = []
     for run in found:
         scale, curve = run.recipe["scale"], run.curve
-        line = {key: scale[key] for key in ("width", "depth", "grid", "batch", "lr", "steps")}
+        line = {key: scale[key] for key in ("level", "width", "depth", "grid", "batch", "lr", "steps")}
         line |= {"space": run.recipe["space"], "drop": run.recipe["drop"], "guidance": run.recipe["guidance"].get("scale", math.nan)}
         line |= {name: run.metric(name) for name in ("shape", "colour", "composition", "fid")}
         seconds = run.eval.get("throughput", {}).get("seconds", curve[-1]["seconds"] if curve else math.nan)

@@ -21,11 +21,11 @@ from prx_lab.metrics.features import extract, metric_features
 from prx_lab.metrics.fid import fid_score
 from prx_lab.metrics.mmd import mmd_score, unit
 from prx_lab.model import PRX
+from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.sample import generate, predictor
 from prx_lab.spaces import load_space
 from prx_lab.teachers import load_judge, load_text
-from prx_lab.train import quiet
 
 REFERENCE = 2048  # real images that the generated ones are compared with, at most
 NOISE_SEED = 2026

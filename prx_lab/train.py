@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from prx_lab.errors import LabError
 from prx_lab.flow import Draw, corrupt, draw, v_from_x, x_from_v
 from prx_lab.model import PRX
 from prx_lab.precision import DTYPES
+from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.terms import Out
 
@@ -169,11 +169,6 @@ class Training:
         averaged = PRX(model.arch, model.span).to(self.device)
         averaged.load_state_dict(self.ema)
         return averaged
-
-
-def quiet() -> bool | None:
-    """tqdm's `disable`: silent where output is stored or piped."""
-    return True if os.environ.get("PRX_STATIC") else None
 
 
 def tune_allocator() -> None:

@@ -85,7 +85,7 @@ def test_one_seed_gives_no_verdict(tmp_path):
 
 
 def test_trials_are_read_from_records(tmp_path):
-    scale = {"width": 192, "depth": 6, "grid": 8, "batch": 64, "lr": 1e-3, "steps": 100, "size": 8}
+    scale = {"level": "simple", "width": 192, "depth": 6, "grid": 8, "batch": 64, "lr": 1e-3, "steps": 100, "size": 8}
     for id, fid in (("aaaaaaaa", 30.0), ("bbbbbbbb", 20.0)):
         folder = write_run(tmp_path, "custom", 0, fid, id=id)
         write_json(folder / "recipe.json", {"scale": scale, "space": "pixels", "drop": 0.1, "guidance": {"scale": 3.0}})

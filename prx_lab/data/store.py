@@ -21,6 +21,8 @@ from prx_lab.data.batch import Batch, Text
 from prx_lab.data.source import Source
 from prx_lab.errors import LabError
 from prx_lab.flow import stream
+from prx_lab.machine import cores
+from prx_lab.progress import quiet
 from prx_lab.spaces import Space, load_space
 from prx_lab.teachers import TextEncoder, load_text, load_vision
 
@@ -56,7 +58,7 @@ def _fill(folder: Path, what: str, rows: int, parts: Iterator[Arrays]) -> None:
     part_folder = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
         done, arrays = 0, {}
-        with tqdm(total=rows, desc=what, unit="img", disable=None, leave=False) as bar:
+        with tqdm(total=rows, desc=what, unit="img", disable=quiet(), leave=False) as bar:
             for part in parts:
                 for key, value in part.items():
                     if key not in arrays:
@@ -105,7 +107,7 @@ def images_of(source: Source, n: int, size: int) -> NDArray:
     """The first n images of a source, uint8 (n, size, size, 3), rendered or decoded once, on every core when there are many."""
 
     def parts() -> Iterator[Arrays]:
-        workers = 0 if n < 4 * CHUNK else os.cpu_count() or 1
+        workers = 0 if n < 4 * CHUNK else cores()
         yield from DataLoader(Pictures(source, n, size), batch_size=None, num_workers=workers, collate_fn=as_it_is)
 
     return cached("images", (source.name, size), n, parts)["images"]

@@ -33,7 +33,7 @@ def runs(tmp_path):
 
 
 def picture(shown) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(shown._repr_png_())))
+    return np.asarray(Image.open(io.BytesIO(shown._repr_png_())).convert("RGBA"))
 
 
 @BUSY

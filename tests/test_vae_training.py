@@ -75,7 +75,7 @@ def test_every_parameter_has_one_optimiser():
 def test_loss_falls_and_has_the_stated_parts():
     torch.manual_seed(0)
     setup = vae.Setup(channels=4, widths=(8, 8, 8, 8))
-    net, x = vae.network(4, setup.widths), torch.rand(4, 3, 16, 16) * 2 - 1
+    net, x = vae.network(4, setup.widths), torch.rand(4, 3, 32, 32) * 2 - 1
     pair, losses = vae.optimisers(net, setup), []
     for _ in range(12):
         loss, means, parts = vae.reconstruction(net, x, setup)
@@ -86,7 +86,7 @@ def test_loss_falls_and_has_the_stated_parts():
             optimiser.step()
         losses.append(loss.item())
         assert math.isclose(loss.item(), (parts["l1"] + setup.squared * parts["mse"] + setup.kl * parts["kl"]).item(), rel_tol=1e-5)
-    assert means.shape == (4, 4, 2, 2) and losses[-1] < losses[0]
+    assert means.shape == (4, 4, 4, 4) and losses[-1] < losses[0]
 
 
 def test_aligner_is_zero_for_tokens_that_are_linear_in_the_latents():

@@ -56,7 +56,10 @@ def comparison_cards(table: Table) -> list[tuple[str, str]]:
         return []
     fid, seeds = metric["fid"], len(best.cells["fid"].common)
     before, after = fid.show(base.cells["fid"].mean), fid.show(best.cells["fid"].mean)
-    cards = [(f"{before} → {after}", f"{fid.title}, baseline → {best.label}; {seeds} seed{'s' * (seeds > 1)}, {told(table.scale)}")]
+    mean, lo, hi = best.cells["fid"].difference()
+    delta = f"{fid.show(mean, True)} [{fid.show(lo, True)}, {fid.show(hi, True)}] over {seeds} seeds"
+    sure = "one seed, no interval" if math.isnan(lo) else f"difference {delta}"
+    cards = [(f"{before} → {after}", f"{fid.title}, baseline → {best.label}, {told(table.scale)}: {sure}")]
     cards += faster(base, best, fid.title)
     right = best.cells["composition"].mean
     if not math.isnan(right):

@@ -15,6 +15,7 @@ from prx_lab.data.open import open_source
 from prx_lab.data.scenes import Scenes
 from prx_lab.data.source import Source
 from prx_lab.data.store import cached, fingerprint, images_of, text_of, to_float, to_uint8
+from prx_lab.errors import LabError
 from prx_lab.flow import noise
 from prx_lab.metrics.composition import score
 from prx_lab.metrics.features import extract, metric_features
@@ -69,6 +70,8 @@ def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) 
     source, n = open_source(recipe, split), n or recipe.scale.eval_n
     m = min(REFERENCE, max(n, 4 * recipe.scale.eval_n), len(source))
     n = min(n, m)
+    if n < 2:
+        raise LabError(f"{source.name} has {n} image to validate with and an evaluation needs two; add images to its {split} part.")
     images = images_of(source, m, recipe.scale.size)
     text = text_of(source, n, recipe.captions, load_text(recipe.text), device)
     reference = {k: features_of(k, images, (source.name, recipe.scale.size)) for k in FEATURES} if split == "val" else {}

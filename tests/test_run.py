@@ -56,6 +56,13 @@ def test_an_interrupted_run_continues_to_the_same_numbers(short, recorded, tmp_p
     assert [r["loss"] for r in again.train] == [r["loss"] for r in whole.train]
 
 
+def test_too_few_images_to_judge_are_refused_before_training(short):
+    from prx_lab.run import pick_device
+
+    with pytest.raises(LabError, match="needs two"):
+        evaluate.bench(short, pick_device(), n=1)
+
+
 def test_samples_are_keyed_by_seed_and_place(recorded):
     sampler = from_run(recorded)
     a, b, c = (sampler(["a red cube", "a blue sphere"], seed, steps=2) for seed in (0, 0, 1))

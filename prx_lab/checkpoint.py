@@ -1,6 +1,5 @@
 """Checkpoints: safetensors plus JSON, written atomically, verified when read, never unpickled."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,11 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prx_lab.errors import LabError
-
-
-def digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+from prx_lab.zoo import digest
 
 
 def save(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:

@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from prx_lab.data.batch import Text
 from prx_lab.data.captions import facts
 from prx_lab.data.open import open_source
 from prx_lab.data.scenes import Scenes
 from prx_lab.data.source import Source
-from prx_lab.data.store import cached, fingerprint, images_of, text_of, to_float, to_uint8
+from prx_lab.data.store import cached, fingerprint, gather, images_of, text_of, to_float, to_uint8
 from prx_lab.errors import LabError
 from prx_lab.flow import noise
 from prx_lab.metrics.composition import score
@@ -53,12 +52,6 @@ class Bench:
         """Images of an evaluation along the run."""
         return max(2, self.n // 2)
 
-    def texts(self, index: range) -> Text:
-        rows = {k: torch.from_numpy(np.array(v[index.start : index.stop])) for k, v in self.text.items()}
-        null = {k: torch.from_numpy(np.array(v[-1:])) for k, v in self.text.items()}
-        move = lambda v: v.to(self.device)  # noqa: E731
-        return Text(move(rows["tokens"].float()), move(rows["mask"]), move(null["tokens"].float()), move(null["mask"]))
-
 
 @lru_cache(maxsize=4)
 def network(metric: str) -> Any:
@@ -95,7 +88,7 @@ def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, shape: tupl
         for start in range(index.start, index.stop, batch):
             part = range(start, min(start + batch, index.stop))
             eps = noise(NOISE_SEED, list(part), shape).to(judge.device)
-            x = generate(v, judge.texts(part), eps, recipe.guidance, steps or recipe.scale.eval_steps, recipe.shift)
+            x = generate(v, gather(judge.text, part).to(judge.device), eps, recipe.guidance, steps or recipe.scale.eval_steps, recipe.shift)
             found.append(to_uint8(space.decode(x)))
             bar.update(len(part))
     model.train()

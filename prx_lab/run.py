@@ -17,7 +17,7 @@ from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
 from prx_lab.errors import LabError
 from prx_lab.evaluate import Bench, bench, ceiling, pictures, scores
-from prx_lab.metrics.throughput import images_per_second, peak_memory
+from prx_lab.metrics.throughput import images_per_second, peak_memory, reset_peak
 from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
 from prx_lab.train import Training
@@ -55,6 +55,7 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results") -> Path:
     if (folder / "eval.json").exists():
         return folder
     device = pick_device()
+    reset_peak()
     record.write_json(folder / "recipe.json", recipe.to_json())
     training = Training(recipe, store_of(recipe, device), seed, device, worth_compiling(recipe))
     judge = bench(recipe, device)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import CPU, store, tiny
 
+from prx_lab.data.store import gather
 from prx_lab.flow import corrupt, noise
 from prx_lab.recipes import BASE
 from prx_lab.sample import CFG, generate, predictor
@@ -17,7 +18,7 @@ from prx_lab.train import Training
 def trained():
     training = Training(tiny(BASE), store(), 0, CPU)
     list(training.fit(6))
-    text = training.store.texts(np.arange(3))
+    text = gather(training.store.text, np.arange(3))
     return predictor(training.learner.model.eval(), "v", nullcontext), text, noise(0, [0, 1, 2], (16, 4, 4))
 
 

@@ -15,6 +15,9 @@ class Text:
     null: Tensor  # (1, L, E)
     null_mask: Tensor  # (1, L) bool
 
+    def to(self, device: torch.device | str) -> "Text":
+        return Text(*(v.to(device, non_blocking=True) for v in (self.tokens, self.mask, self.null, self.null_mask)))
+
     def dropped(self, drop: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and mask with the captions marked in `drop` (B,) replaced by the empty one."""
         return torch.where(drop[:, None, None], self.null, self.tokens), torch.where(drop[:, None], self.null_mask, self.mask)
@@ -29,9 +32,5 @@ class Batch:
     teachers: dict[str, Tensor]  # name -> (B, N, E)
 
     def to(self, device: torch.device | str) -> "Batch":
-        def move(v: Tensor) -> Tensor:
-            return v.to(device, non_blocking=True)
-
-        t = self.text
-        text = Text(move(t.tokens), move(t.mask), move(t.null), move(t.null_mask))
-        return Batch(move(self.x), text, {k: move(v) for k, v in self.teachers.items()})
+        teachers = {k: v.to(device, non_blocking=True) for k, v in self.teachers.items()}
+        return Batch(self.x.to(device, non_blocking=True), self.text.to(device), teachers)

@@ -154,6 +154,13 @@ def tokens_of(images: NDArray, key: object, name: str, grid: int, device: torch.
     return cached("teacher", (key, fingerprint(name), grid), len(images), parts)["y"]
 
 
+def gather(text: Arrays, index: NDArray | range) -> Text:
+    """The encoded captions at `index`, and the empty one, which is the last row."""
+    rows = {k: torch.from_numpy(v[np.asarray(index)]) for k, v in text.items()}
+    null = {k: torch.from_numpy(v[-1:].copy()) for k, v in text.items()}
+    return Text(rows["tokens"].float(), rows["mask"], null["tokens"].float(), null["mask"])
+
+
 @dataclass(frozen=True)
 class Store:
     """A data set ready to train on; `batch` gathers rows from memory-mapped arrays."""
@@ -181,15 +188,10 @@ class Store:
     def widths(self) -> dict[str, int]:
         return {name: y.shape[2] for name, y in self.teachers.items()}
 
-    def texts(self, index: NDArray) -> Text:
-        rows = {k: torch.from_numpy(v[index]) for k, v in self.text.items()}
-        null = {k: torch.from_numpy(v[-1:].copy()) for k, v in self.text.items()}
-        return Text(rows["tokens"].float(), rows["mask"], null["tokens"].float(), null["mask"])
-
     def batch(self, index: NDArray) -> Batch:
         """The samples at `index`."""
         x = to_float(self.images[index]) if self.x is None else torch.from_numpy(self.x[index]).float()
-        return Batch(x, self.texts(index), {k: torch.from_numpy(v[index]) for k, v in self.teachers.items()})
+        return Batch(x, gather(self.text, index), {k: torch.from_numpy(v[index]) for k, v in self.teachers.items()})
 
 
 def order(seed: int, step: int, batch: int, n: int) -> NDArray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from prx_lab.data.captions import facts
@@ -16,6 +17,7 @@ from prx_lab.data.source import Source
 from prx_lab.data.store import cached, fingerprint, gather, images_of, text_of, to_float, to_uint8
 from prx_lab.errors import LabError
 from prx_lab.flow import noise
+from prx_lab.flow import scores as scores_of
 from prx_lab.metrics.composition import score
 from prx_lab.metrics.features import extract, metric_features
 from prx_lab.metrics.fid import fid_score
@@ -23,7 +25,7 @@ from prx_lab.metrics.mmd import mmd_score, unit
 from prx_lab.model import PRX
 from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
-from prx_lab.sample import generate, predictor
+from prx_lab.sample import Condition, generate, predictor
 from prx_lab.spaces import load_space
 from prx_lab.teachers import load_judge, load_text
 
@@ -66,7 +68,7 @@ def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) 
     if n < 2:
         raise LabError(f"{source.name} has {n} image to validate with and an evaluation needs two; add images to its {split} part.")
     images = images_of(source, m, recipe.scale.size)
-    text = text_of(source, n, recipe.captions, load_text(recipe.text), device)
+    text = text_of(source, n, recipe.reference.captions, load_text(recipe.text), device)
     reference = {k: features_of(k, images, (source.name, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
     return Bench(recipe, source, text, reference, device)
 
@@ -79,16 +81,21 @@ def features_of(metric: str, images: NDArray, key: object) -> NDArray:
 
 
 @torch.inference_mode()
-def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, shape: tuple[int, ...], steps: int = 0, batch: int = 128) -> NDArray:
-    """Generated images uint8 (n, H, W, 3) for the bench's captions `index`; noise is keyed by the image's index alone."""
+def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, mean: Tensor, steps: int = 0, batch: int = 128) -> NDArray:
+    """Generated images uint8 (n, H, W, 3) for the bench's captions `index`; noise is keyed by the image's index alone.
+
+    `mean` (C, H, W) is the mean latent of the training data; `steps` is the recipe's number when 0.
+    """
     space = load_space(recipe.space).to(judge.device)
     v = predictor(model.eval(), recipe.predict, lambda: recipe.precision.autocast(judge.device))
     found = []
     with tqdm(total=len(index), desc="sampling", unit="img", disable=quiet(), leave=False) as bar:
         for start in range(index.start, index.stop, batch):
             part = range(start, min(start + batch, index.stop))
-            eps = noise(NOISE_SEED, list(part), shape).to(judge.device)
-            x = generate(v, gather(judge.text, part).to(judge.device), eps, recipe.guidance, steps or recipe.scale.eval_steps, recipe.shift)
+            eps = recipe.noise * noise(NOISE_SEED, list(part), tuple(mean.shape)).to(judge.device)
+            score = scores_of(NOISE_SEED, list(part), recipe.scale.tokens).to(judge.device)
+            given = Condition(gather(judge.text, part).to(judge.device), score, mean.to(judge.device))
+            x = generate(v, given, eps, recipe.guidance, steps or recipe.rule.sampler_steps(recipe.scale.eval_steps), recipe.shift)
             found.append(to_uint8(space.decode(x)))
             bar.update(len(part))
     model.train()
@@ -119,7 +126,7 @@ def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
     recipe, n = judge.recipe, judge.n
     found: dict[str, dict[str, Any]] = {}
     if isinstance(judge.source, Scenes):
-        fresh = Scenes(recipe.scale.level, recipe.style, n, 1, "val")  # other scenes of the same distribution
+        fresh = Scenes(recipe.scale.level, recipe.reference.style, n, 1, "val")  # other scenes of the same distribution
         images = images_of(fresh, n, recipe.scale.size)
         for metric, reference in judge.reference.items():
             features = features_of(metric, images, (fresh.name, recipe.scale.size))

@@ -5,7 +5,7 @@ Noise time everywhere: t = 0 is data, t = 1 is noise, x_t = (1-t) x + t eps, v =
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ class Draw:
     eps: Tensor  # (B, C, H, W) standard normal
     drop: Tensor  # (B,) bool: replace this caption by the empty one
     score: Tensor  # (B, N) uniform: a router keeps the tokens with the smallest scores
+    path: Tensor  # (B,) uniform: decides whether a sample's routed path is dropped
+    other: Tensor  # (B,) index of another sample of the batch, uniform over them (the sample itself when B = 1)
 
     def to(self, device: torch.device | str) -> "Draw":
-        return Draw(*(v.to(device, non_blocking=True) for v in (self.t, self.eps, self.drop, self.score)))
+        return Draw(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,26 @@ def draw(key: tuple[int, ...], shape: tuple[int, ...], tokens: int, time: LogitN
     """Draw one micro-batch's randomness from the stream `key` = (seed, step, rank, micro-batch).
 
     Every recipe consumes the same variates in the same order, with the noise last because its shape
-    depends on the space: recipes that share a space are compared on identical draws.
+    depends on the space: recipes that share a space are compared on identical draws. What only some methods read
+    comes from a stream of its own, which leaves the others' draws as they are.
     """
     B, g = shape[0], stream(*key)
     z, u, choose = torch.randn(B, generator=g), torch.rand(B, generator=g), torch.rand(B, generator=g)
     dropped = torch.rand(B, generator=g) < drop
     score = torch.rand(B, tokens, generator=g)
-    return Draw(time(z, u, choose), torch.randn(shape, generator=g), dropped, score)
+    eps, extra = torch.randn(shape, generator=g), stream(*key, 1)
+    path, ahead = torch.rand(B, generator=extra), torch.randint(1, max(B, 2), (B,), generator=extra)
+    return Draw(time(z, u, choose), eps, dropped, score, path, (torch.arange(B) + ahead) % B)
 
 
 def noise(seed: int, index: list[int] | Tensor, shape: tuple[int, ...]) -> Tensor:
     """Evaluation noise (n, *shape) for images `index`: keyed on the image alone, so equal for every recipe and batch size."""
     return torch.stack([torch.randn(shape, generator=stream(seed, 1 << 40, int(i))) for i in index])
+
+
+def scores(seed: int, index: list[int] | Tensor, tokens: int) -> Tensor:
+    """Routing scores (n, tokens) of sampling for images `index`, keyed as their noise is."""
+    return torch.stack([torch.rand(tokens, generator=stream(seed, 1 << 42, int(i))) for i in index])
 
 
 def per_sample(t: Tensor, like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prx_lab.routing import put, take
+from prx_lab.routing import Dense, Router, take
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Arch:
     bottleneck: int = 0
 
 
+DENSE = Dense()
 PUBLISHED = {  # Photoroom's released sizes
     "prx-1.2b": Arch(channels=16, patch=2, context=2304, width=1792, depth=16, heads=28),
     "prx-1.2b-dc-ae": Arch(channels=32, patch=1, context=2304, width=1792, depth=16, heads=28),
@@ -44,6 +45,8 @@ class Feat(NamedTuple):
 
     tokens: Tensor  # (B, N or K, D)
     keep: Tensor | None
+    q: Tensor | None = None  # (B, h, N or K, d) normalised and rotated image queries, where they were asked for
+    k: Tensor | None = None  # (B, h, N or K, d) and keys
 
 
 def patchify(x: Tensor, p: int) -> Tensor:
@@ -119,14 +122,14 @@ class Attention(nn.Module):
         """(B, N, parts D) -> parts of (B, h, N, d)."""
         return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def forward(self, x: Tensor, text: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.split(self.img_qkv_proj(x), 3)  # (B, h, N, d)
         k_text, v_text = self.split(self.txt_kv_proj(text), 2)  # (B, h, L, d)
         q = rotate(self.norm_q(q.float()), cos, sin).to(v.dtype)
         k = rotate(self.norm_k(k.float()), cos, sin).to(v.dtype)
-        k = torch.cat([self.norm_added_k(k_text.float()).to(v.dtype), k], 2)  # (B, h, L+N, d)
-        out = F.scaled_dot_product_attention(q, k, torch.cat([v_text, v], 2), attn_mask=mask)
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        keys = torch.cat([self.norm_added_k(k_text.float()).to(v.dtype), k], 2)  # (B, h, L+N, d)
+        out = F.scaled_dot_product_attention(q, keys, torch.cat([v_text, v], 2), attn_mask=mask)
+        return self.to_out[0](out.transpose(1, 2).flatten(2)), q, k
 
 
 class Block(nn.Module):
@@ -141,11 +144,16 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(D, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, D, bias=False)
 
-    def forward(self, x: Tensor, text: Tensor, mask: Tensor | None, vec: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, text: Tensor, mask: Tensor | None, vec: Tensor, cos: Tensor, sin: Tensor, heads: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Tokens (B, N, D) and, with `heads`, the image queries and keys (B, h, N, d)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(vec)  # (B, 1, D) each
-        x = x + gate1 * self.attention((1 + scale1) * norm(x) + shift1, text, mask, cos, sin)
+        attended, q, k = self.attention((1 + scale1) * norm(x) + shift1, text, mask, cos, sin)
+        x = x + gate1 * attended
         y = (1 + scale2) * norm(x) + shift2
-        return x + gate2 * self.down_proj(F.gelu(self.gate_proj(y), approximate="tanh") * self.up_proj(y))
+        x = x + gate2 * self.down_proj(F.gelu(self.gate_proj(y), approximate="tanh") * self.up_proj(y))
+        return (x, q, k) if heads else (x, None, None)  # an output nobody reads would cost a gradient of zeros
 
 
 class FinalLayer(nn.Module):
@@ -169,14 +177,11 @@ def norm(x: Tensor) -> Tensor:
 
 
 class PRX(nn.Module):
-    """The denoiser f_theta(x_t, t, text; keep), in float32 weights.
+    """The denoiser f_theta(x_t, t, text; keep), in float32 weights; the blocks of its router's span see only kept tokens."""
 
-    `span` = (first, last) are the blocks, inclusive, that see only the kept tokens when `keep` is given.
-    """
-
-    def __init__(self, arch: Arch, span: tuple[int, int] = (0, 0)):
+    def __init__(self, arch: Arch, router: Router = DENSE):
         super().__init__()
-        self.arch, self.span = arch, span
+        self.arch = arch
         patch_dim = arch.channels * arch.patch**2
         if arch.bottleneck:
             self.img_in = nn.Sequential(nn.Linear(patch_dim, arch.bottleneck), nn.Linear(arch.bottleneck, arch.width))
@@ -186,6 +191,7 @@ class PRX(nn.Module):
         self.time_in = TimeMLP(arch.width)
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.depth))
         self.final_layer = FinalLayer(arch.width, patch_dim)
+        self.route = router.build(arch.width, arch.depth)
 
     def forward(
         self,
@@ -194,7 +200,9 @@ class PRX(nn.Module):
         text: Tensor,  # (B, L, context)
         mask: Tensor | None = None,  # (B, L) bool, True = attend
         keep: Tensor | None = None,  # (B, K) sorted ids of the tokens that run through the span
+        skip: Tensor | None = None,  # (B,) bool, samples in which the router drops the span's output
         taps: Sequence[int] = (),  # blocks, from 0, whose output tokens are returned
+        heads: Sequence[int] = (),  # those of them whose image queries and keys are returned too
     ) -> tuple[Tensor, dict[int, Feat]]:
         """The raw prediction (B, C, H, W) and the features after each tapped block."""
         p = self.arch.patch
@@ -205,17 +213,21 @@ class PRX(nn.Module):
         cos, sin = rope_table(h, w, self.arch.width // self.arch.heads, x.device)
         if mask is not None:  # image keys are always seen; one boolean row per sample, broadcast over heads and queries
             mask = F.pad(mask, (0, h * w), value=True)[:, None, None]  # (B, 1, 1, L+N)
-        mask_in = mask if keep is None or mask is None else mask[..., : text.shape[1] + keep.shape[1]]
-        first, last = self.span
+        outside = inside = (mask, vec, cos, sin)
+        if keep is not None:  # kept tokens turn by their true positions
+            mask_in = mask if mask is None else mask[..., : text.shape[1] + keep.shape[1]]
+            inside = (mask_in, vec, take(cos, keep), take(sin, keep))
+        first, last = self.route.span
+        q = k = None
         feats: dict[int, Feat] = {}
         for i, block in enumerate(self.blocks):
-            routed = keep is not None and first <= i <= last
-            if routed and i == first:
-                dense, x = x, take(x, keep)
-                table = take(cos, keep), take(sin, keep)  # kept tokens turn by their true positions
-            x = block(x, text, mask_in, vec, *table) if routed else block(x, text, mask, vec, cos, sin)
+            if i == first:
+                dense, x = x, x if keep is None else take(x, keep)
+            routed = first <= i <= last
+            if x.shape[1]:  # with no kept token the span costs nothing
+                x, q, k = block(x, text, *(inside if routed else outside), i in heads)
             if i in taps:
-                feats[i] = Feat(x, keep if routed else None)
-            if routed and i == last:
-                x = put(dense, keep, x)
+                feats[i] = Feat(x, keep if routed else None, q, k)
+            if i == last:
+                x = self.route(dense, x, keep, skip)
         return unpatchify(self.final_layer(x, vec), p, h, w), feats

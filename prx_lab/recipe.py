@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -16,7 +17,8 @@ from prx_lab.optim import EMA, AdamW, Optim, Schedule
 from prx_lab.precision import DTYPES, Precision
 from prx_lab.routing import Dense, Router
 from prx_lab.sample import CFG, Guidance
-from prx_lab.spec import REGISTRY, Spec, discover, flatten, from_json, to_json
+from prx_lab.spec import REGISTRY, Spec, discover, essence, flatten, from_json, to_json
+from prx_lab.steps.base import Descent, Rule
 from prx_lab.terms import FlowMatching, Term
 
 discover(prx_lab.terms)
@@ -54,6 +56,22 @@ SCALES = {
 
 
 @dataclass(frozen=True)
+class Reference(Spec):
+    """What a recipe is judged against: the style of the real images and the kind of the captions it is given."""
+
+    style: str = "render"
+    captions: str = "long"
+
+
+@dataclass(frozen=True)
+class Phase(Spec):
+    """From the share `start` of the steps on, the run continues under another recipe; weights, average and optimiser stay."""
+
+    start: float
+    recipe: "Recipe"
+
+
+@dataclass(frozen=True)
 class Recipe(Spec):
     """A complete experiment; construction refuses contradictions with a sentence that says what to change."""
 
@@ -62,11 +80,14 @@ class Recipe(Spec):
     style: str = "render"  # style of the embedded world
     captions: str = "long"
     space: str = "lab-vae"
+    bottleneck: int = 0  # width between the two linear maps of the patch embedding; 0 for one map
     text: str = "lab-t5"
     predict: str = "v"
     time: LogitNormal | Uniform = LogitNormal()
     terms: tuple[Term, ...] = (FlowMatching(),)
+    noise: float = 1.0  # standard deviation of the noise
     router: Router = Dense()
+    rule: Rule = Descent()
     optim: Optim = AdamW()
     schedule: Schedule = Schedule()
     precision: Precision = Precision()
@@ -75,6 +96,8 @@ class Recipe(Spec):
     clip: float = 1.0  # largest norm of the gradient
     guidance: Guidance = CFG()
     shift: float = 1.0  # of the sampling grid
+    reference: Reference = Reference()
+    phases: tuple[Phase, ...] = ()  # what follows, on one clock: schedules run over all steps
 
     def __post_init__(self) -> None:
         self.check()
@@ -83,14 +106,18 @@ class Recipe(Spec):
         """Refuse a recipe that contradicts itself."""
         for f in fields(self):
             require_type(f.name, getattr(self, f.name), FIELD_TYPES[f.name])
-        choices = {"predict": ("v", "x"), "captions": ("long", "short"), "style": ("render", "photo", "polished")}
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             require(getattr(self, name) in allowed, f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
+        for name in ("style", "captions"):
+            value = getattr(self.reference, name)
+            require(value in CHOICES[name], f"reference.{name} is {value!r}; use one of {', '.join(CHOICES[name])}.")
         for name in ("store", "compute"):
             value = getattr(self.precision, name)
             require(value in DTYPES, f"precision.{name} is {value!r}; use one of {', '.join(DTYPES)}.")
         require(0 <= self.drop < 1, f"drop is {self.drop}; caption dropout is a probability in [0, 1).")
         require(self.clip > 0, f"clip is {self.clip}; the gradient norm needs a positive limit.")
+        require(self.noise > 0, f"noise is {self.noise}; the noise needs a positive standard deviation.")
+        require(self.bottleneck >= 0, f"bottleneck is {self.bottleneck}; use a positive width, or 0 for none.")
         require(self.shift > 0, f"shift is {self.shift}; the time shift must be positive.")
         require(0 <= self.ema.decay < 1, f"ema.decay is {self.ema.decay}; use a value in [0, 1), 0 for no average.")
         require(bool(self.terms), "The recipe has no loss term; add FlowMatching().")
@@ -106,11 +133,19 @@ class Recipe(Spec):
         fits = s.size % s.grid == 0
         require(fits, f"A {s.size}-pixel image does not split into {s.grid} tokens a side; change scale.size or scale.grid.")
         require(0 <= s.evals <= s.steps, f"{s.evals} evaluations do not fit in {s.steps} steps; lower scale.evals.")
-        self.check_router()
+        for part in (*self.terms, self.time, self.router, self.rule, self.optim, self.guidance):
+            part.check(self)
+        self.check_phases()
 
-    def check_router(self) -> None:
-        rate = flatten(self.router).get("rate", 1.0)
-        require(0 < float(rate) <= 1, f"The routing rate is {rate}; use a value in (0, 1].")
+    def check_phases(self) -> None:
+        starts = [0.0, *(phase.start for phase in self.phases), 1.0]
+        ordered = all(a < b for a, b in zip(starts, starts[1:]))
+        require(ordered, f"Phases start at {starts[1:-1]} of the steps; use increasing shares between 0 and 1.")
+        for phase in self.phases:
+            require(not phase.recipe.phases, "A phase cannot have phases of its own; list all of them in the first recipe.")
+            for name in ("scale", "space", "bottleneck", "text", "predict", "noise"):
+                same = getattr(phase.recipe, name) == getattr(self, name)
+                require(same, f"A phase changes {name}, on which the shape or meaning of the weights depends; train it as another recipe.")
 
     def arch(self, channels: int, stride: int, context: int) -> Arch:
         """The network for a space of `channels` at 1/`stride` resolution and text features of width `context`."""
@@ -120,19 +155,42 @@ class Recipe(Spec):
             f"Space {self.space!r} turns {self.scale.size} pixels into {side} cells a side, which do not form a grid of "
             f"{self.scale.grid} tokens; change scale.size, scale.grid or space.",
         )
-        return Arch(channels, side // self.scale.grid, context, self.scale.width, self.scale.depth, self.scale.heads)
+        s = self.scale
+        return Arch(channels, side // s.grid, context, s.width, s.depth, s.heads, bottleneck=self.bottleneck)
 
     @property
     def teachers(self) -> tuple[str, ...]:
         """Every vision teacher the terms read, once each."""
         return tuple(dict.fromkeys(name for term in self.terms for name in term.teachers))
 
+    @property
+    def plan(self) -> tuple[tuple[int, "Recipe"], ...]:
+        """(first step, recipe) of every phase, this recipe's own first."""
+        return (0, self), *((round(phase.start * self.scale.steps), phase.recipe) for phase in self.phases)
+
+    @property
+    def last(self) -> "Recipe":
+        """The recipe in force at the end."""
+        return self.plan[-1][1]
+
     def but(self, **changes: Any) -> "Recipe":
         """The same recipe with some fields replaced."""
         known = [f.name for f in fields(self)]
         for key in changes:
             require(key in known, f"A recipe has no field '{key}'.{nearest(key, known)} Its fields are {', '.join(known)}.")
-        return replace(self, **changes)
+        return self.along(lambda recipe: replace(recipe, **changes), changes)
+
+    def along(self, change: Callable[["Recipe"], "Recipe"], names: Iterable[str]) -> "Recipe":
+        """Change this recipe, and every phase in which the fields `names` are what they are here."""
+        if not self.phases or "phases" in names:
+            return change(self)
+        same = [all(getattr(phase.recipe, n) == getattr(self, n) for n in names) for phase in self.phases]
+        phases = tuple(replace(p, recipe=change(p.recipe)) if s else p for p, s in zip(self.phases, same))
+        return replace(change(replace(self, phases=())), phases=phases)
+
+    def then(self, start: float, recipe: "Recipe") -> "Recipe":
+        """The same recipe, continued under `recipe` from the share `start` of the steps on."""
+        return self.but(phases=(*self.phases, Phase(start, recipe)))
 
     def plus(self, *terms: Term) -> "Recipe":
         """The same recipe with terms added to the loss."""
@@ -145,12 +203,22 @@ class Recipe(Spec):
 
     def set(self, path: str, text: str) -> "Recipe":
         """The same recipe with the field at a dotted path, such as `scale.steps`, read from text."""
-        return set_path(self, path.split("."), text)
+        names = path.split(".")
+        return self.along(lambda recipe: set_path(recipe, names, text), names[:1])
 
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """{path: (value here, value there)} for every field in which the two recipes differ."""
-        a, b = flatten(self), flatten(other)
+        a, b = self.flat(), other.flat()
         return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
+
+    def flat(self) -> dict[str, Any]:
+        """{path: plain value}; of a phase only what differs from the recipe itself."""
+        found = flatten(replace(self, phases=()))
+        for i, phase in enumerate(self.phases):
+            inner, name = flatten(phase.recipe), f"phases[{i}]"
+            different = {k: inner.get(k) for k in found | inner if k[:6] != "phases" and found.get(k) != inner.get(k)}
+            found |= {f"{name}.start": phase.start} | {f"{name}.{k}": v for k, v in different.items()}
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return to_json(self)
@@ -163,15 +231,17 @@ class Recipe(Spec):
 
     @property
     def id(self) -> str:
-        """Eight hexadecimal digits that name the content of the recipe."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+        """Eight hexadecimal digits that name the content of the recipe, fields at their defaults left out."""
+        return hashlib.sha256(json.dumps(essence(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
 FIELD_TYPES = {
-    "scale": Scale, "data": str, "style": str, "captions": str, "space": str, "text": str, "predict": str,
-    "time": LogitNormal | Uniform, "terms": tuple, "router": Router, "optim": Optim, "schedule": Schedule,
-    "precision": Precision, "ema": EMA, "drop": float | int, "clip": float | int, "guidance": Guidance, "shift": float | int,
+    "scale": Scale, "data": str, "style": str, "captions": str, "space": str, "bottleneck": int, "text": str, "predict": str,
+    "time": LogitNormal | Uniform, "terms": tuple, "noise": float | int, "router": Router, "rule": Rule, "optim": Optim,
+    "schedule": Schedule, "precision": Precision, "ema": EMA, "drop": float | int, "clip": float | int, "guidance": Guidance,
+    "shift": float | int, "reference": Reference, "phases": tuple,
 }  # fmt: skip
+CHOICES = {"predict": ("v", "x"), "captions": ("long", "short", "mixed"), "style": ("render", "photo", "polished")}
 
 
 def require(ok: bool, sentence: str) -> None:

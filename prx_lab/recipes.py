@@ -8,8 +8,15 @@ BASE = Recipe(scale=SCALES["smoke"])
 
 RECIPES: dict[str, Recipe] = {
     "baseline": BASE,
+    # alignment
     "repa": BASE.plus(REPA(teacher="lab-dino")),
     "repa-dense": BASE.plus(REPA(teacher="lab-dino-dense")),
+    # latent spaces
+    # objectives
+    # routing
+    # data
+    # optimisation
+    # stacked, and distilled
 }
 
 

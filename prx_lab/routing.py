@@ -5,11 +5,16 @@ A router is a value; its kept ids are drawn outside the model and passed in. B b
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prx_lab.errors import LabError
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 
 def take(x: Tensor, keep: Tensor) -> Tensor:
@@ -23,8 +28,37 @@ def put(x: Tensor, keep: Tensor, z: Tensor) -> Tensor:
     return x.scatter(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]), z.to(x.dtype))
 
 
+def smallest(score: Tensor, k: int) -> Tensor:
+    """Sorted ids (B, k) of the k tokens with the smallest scores (B, N)."""
+    return torch.sort(score.argsort(1)[:, :k], 1).values
+
+
+class Route(nn.Module, ABC):
+    """The part of a network that a router owns: which blocks are routed, and how the two streams join behind them."""
+
+    def __init__(self, span: tuple[int, int]):
+        super().__init__()
+        self.span = span  # first and last routed block, counted from 0, both inclusive
+
+    @abstractmethod
+    def forward(self, dense: Tensor, deep: Tensor, keep: Tensor | None, skip: Tensor | None) -> Tensor:
+        """Tokens (B, N, D) behind the span.
+
+        `dense` (B, N, D) went into it; `deep` (B, K, D) came out of it for the tokens `keep` (B, K), or (B, N, D) for
+        all of them when `keep` is None; in samples marked by `skip` (B,) the deep stream is to be ignored.
+        """
+
+
+class Around(Route):
+    """Tokens that are not kept go around the span unchanged."""
+
+    def forward(self, dense: Tensor, deep: Tensor, keep: Tensor | None, skip: Tensor | None) -> Tensor:
+        joined = deep if keep is None else put(dense, keep, deep)
+        return joined if skip is None else torch.where(skip[:, None, None], dense, joined)
+
+
 class Router(Spec, ABC):
-    """Decides how many tokens run through a span of blocks."""
+    """Decides which tokens run through a span of blocks."""
 
     @abstractmethod
     def kept(self, tokens: int) -> int:
@@ -34,11 +68,19 @@ class Router(Spec, ABC):
     def span(self, depth: int) -> tuple[int, int]:
         """First and last routed block, counted from 0, both inclusive."""
 
+    def build(self, width: int, depth: int) -> Route:
+        """The route through a network of `depth` blocks of `width` channels."""
+        return Around(self.span(depth))
+
     def keep(self, score: Tensor) -> Tensor | None:
-        """Sorted ids (B, K) of the K tokens with the smallest scores (B, N); None when every token is kept."""
+        """Sorted ids (B, K) of the kept tokens, from scores (B, N); None when every token is kept."""
         n = score.shape[1]
         k = self.kept(n)
-        return None if k == n else torch.sort(score.argsort(1)[:, :k], 1).values
+        return None if k == n else smallest(score, k)
+
+    def skip(self, path: Tensor) -> Tensor | None:
+        """Which samples (B,) drop the routed path, from uniforms (B,); None when the method never does."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -54,18 +96,25 @@ class Dense(Router):
 
 @dataclass(frozen=True)
 class TREAD(Router):
-    """A random share `rate` of the tokens skips the blocks from `start` to `end` unchanged (arXiv 2501.04765, section 3).
+    """A random share `rate` of the tokens runs through the blocks from `start` to `end`, the rest goes around them
+    (arXiv 2501.04765, section 3; its `selection_ratio` is the other share, 1 - rate).
 
     Positions are fractions of depth: block round(start * depth) to block round(end * depth) - 1. PRX's 2..12 of 16
-    blocks are 0.125 and 0.8125. Routed tokens are carried around the span by identity.
+    blocks are 0.125 and 0.8125.
     """
 
     rate: float = 0.5
     start: float = 0.125
     end: float = 0.8125
 
+    def check(self, recipe: "Recipe") -> None:
+        if not 0 < self.rate <= 1:
+            raise LabError(f"The routing rate is {self.rate}; use a share of kept tokens in (0, 1].")
+        if not 0 <= self.start < self.end <= 1:
+            raise LabError(f"A route from {self.start} to {self.end} of the depth does not exist; use 0 <= start < end <= 1.")
+
     def kept(self, tokens: int) -> int:
-        return max(1, tokens - int(tokens * self.rate))
+        return max(1, tokens - int(tokens * (1 - self.rate)))
 
     def span(self, depth: int) -> tuple[int, int]:
         return round(self.start * depth), max(round(self.start * depth), round(self.end * depth) - 1)

@@ -57,7 +57,8 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results") -> Path:
     device = pick_device()
     reset_peak()
     record.write_json(folder / "recipe.json", recipe.to_json())
-    training = Training(recipe, store_of(recipe, device), seed, device, worth_compiling(recipe))
+    stores = [store_of(part, device) for _, part in recipe.plan]
+    training = Training(recipe, stores, seed, device, worth_compiling(recipe))
     judge = bench(recipe, device)
     curve = resume(training, folder)
     for until in milestones(recipe.scale.steps, recipe.scale.evals):
@@ -65,12 +66,13 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results") -> Path:
         if not last and any(row["step"] == until for row in curve):
             continue
         log_steps(training, until, folder)
-        images = pictures(training.sampler_model(), recipe, judge, range(judge.n if last else judge.n_curve), training.store.shape)
+        shown = range(judge.n if last else judge.n_curve)
+        images = pictures(training.sampler_model(), training.recipe, judge, shown, training.store.mean)
         found = scores(images[: judge.n_curve], judge)  # every point of the curve from as many images: FID depends on n
         point = {"step": until, "seconds": training.seconds, "n": judge.n_curve} | {k: v["value"] for k, v in found.items()}
         curve = [row for row in curve if row["step"] != until] + [point]
         record.append_json(folder / "curve.jsonl", point)
-    dtypes = audit(training.learner, training.optimizer, recipe.precision, device)
+    dtypes = audit(training.learner, training.optimizer, training.recipe.precision, device)
     record.write_json(folder / "env.json", record.env(dtypes, str(device)))
     save_grid(images[:SHOWN], folder / "samples.png")
     finish(folder, training, judge, images, curve)
@@ -87,8 +89,8 @@ def log_steps(training: Training, until: int, folder: Path) -> None:
 
 def finish(folder: Path, training: Training, judge: Bench, images: np.ndarray, curve: list[dict[str, Any]]) -> None:
     """Write eval.json, last of all: it says that the record is complete."""
-    recipe, memory = training.recipe, peak_memory()
-    captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.captions)
+    recipe, memory = training.whole, peak_memory()
+    captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.reference.captions)
     rate = images_per_second([row["images_per_s"] for row in lines(folder / "train.jsonl")])
     throughput = {"images_per_s": rate, "batches_per_s": rate and rate / recipe.scale.batch, "seconds": training.seconds}
     record.write_json(

@@ -4,29 +4,41 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from prx_lab.data.batch import Text
 from prx_lab.errors import LabError
-from prx_lab.flow import SOLVERS, Velocity, noise, times, v_from_x
+from prx_lab.flow import SOLVERS, Velocity, noise, scores, times, v_from_x
 from prx_lab.model import PRX
 from prx_lab.spec import Spec
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
-Predict = Callable[[Tensor, float, Tensor, Tensor], Tensor]  # (x_t, t, text, mask) -> v
+class Predict(Protocol):
+    """The network as a velocity field; `keep` (B, K) are the tokens that run through its routed blocks, None for all."""
+
+    def __call__(self, x: Tensor, t: float, text: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What guidance may read beside the state: the captions, routing scores, and the mean of the data."""
+
+    text: Text
+    score: Tensor  # (B, N) uniform, keyed by image
+    mean: Tensor  # (C, H, W) mean clean latent of the training set
 
 
 class Guidance(Spec, ABC):
     """How the conditional velocity is combined with a weaker one."""
 
     @abstractmethod
-    def velocity(self, v: Predict, text: Text) -> Velocity:
-        """The guided velocity field (x_t, t) -> v for these captions."""
+    def velocity(self, v: Predict, given: Condition) -> Velocity:
+        """The guided velocity field (x_t, t) -> v under a condition."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,8 @@ class CFG(Guidance):
     def active(self, t: float) -> bool:
         return self.scale != 1.0 and self.low <= t <= self.high
 
-    def velocity(self, v: Predict, text: Text) -> Velocity:
+    def velocity(self, v: Predict, given: Condition) -> Velocity:
+        text = given.text
         B = text.tokens.shape[0]
         both = torch.cat([text.tokens, text.null.expand(B, -1, -1)])
         both_mask = torch.cat([text.mask, text.null_mask.expand(B, -1)])
@@ -57,10 +70,10 @@ class CFG(Guidance):
 def predictor(model: PRX, predict: str, autocast: Callable[[], object]) -> Predict:
     """The network as a velocity, whichever of `v` and `x` it predicts; the state stays float32."""
 
-    def v(x: Tensor, t: float, text: Tensor, mask: Tensor) -> Tensor:
+    def v(x: Tensor, t: float, text: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
         time = torch.full((x.shape[0],), t, device=x.device)
         with autocast():
-            raw = model(x, time, text, mask)[0].float()
+            raw = model(x, time, text, mask, keep)[0].float()
         return raw if predict == "v" else v_from_x(raw, x, time)
 
     return v
@@ -68,20 +81,20 @@ def predictor(model: PRX, predict: str, autocast: Callable[[], object]) -> Predi
 
 @torch.inference_mode()
 def generate(
-    v: Predict, text: Text, noise: Tensor, guidance: Guidance, steps: int, shift: float = 1.0, solver: str = "euler"
+    v: Predict, given: Condition, noise: Tensor, guidance: Guidance, steps: int, shift: float = 1.0, solver: str = "euler"
 ) -> Tensor:
     """Clean latents (B, C, H, W) from `noise` of that shape, in `steps` steps of the shifted grid from t = 1 to t = 0."""
-    return SOLVERS[solver](guidance.velocity(v, text), noise, times(steps, shift))
+    return SOLVERS[solver](guidance.velocity(v, given), noise, times(steps, shift))
 
 
 class Sampler:
     """A trained recipe with its frozen networks: prompts in, images out."""
 
-    def __init__(self, recipe: "Recipe", model: PRX):
+    def __init__(self, recipe: "Recipe", model: PRX, mean: Tensor):
         from prx_lab.spaces import load_space
         from prx_lab.teachers import load_text
 
-        self.recipe, self.model = recipe, model.eval()
+        self.recipe, self.model, self.mean = recipe, model.eval(), mean
         self.device = next(model.parameters()).device
         self.space, self.encoder = load_space(recipe.space).to(self.device), load_text(recipe.text).to(self.device)
 
@@ -97,9 +110,11 @@ class Sampler:
         if not prompts:
             raise LabError("There is no prompt; give at least one.")
         side = self.recipe.scale.size // self.space.stride
-        eps = noise(seed, list(range(len(prompts))), (self.space.channels, side, side)).to(self.device)
-        v = predictor(self.model, self.recipe.predict, lambda: self.recipe.precision.autocast(self.device))
-        x = generate(v, self.text(prompts), eps, guidance or self.recipe.guidance, steps, self.recipe.shift)
+        index, recipe = list(range(len(prompts))), self.recipe
+        eps = recipe.noise * noise(seed, index, (self.space.channels, side, side)).to(self.device)
+        given = Condition(self.text(prompts), scores(seed, index, recipe.scale.tokens).to(self.device), self.mean.to(self.device))
+        v = predictor(self.model, recipe.predict, lambda: recipe.precision.autocast(self.device))
+        x = generate(v, given, eps, guidance or recipe.guidance, steps, recipe.shift)
         return self.space.decode(x)
 
 
@@ -113,11 +128,11 @@ def from_run(folder: str | Path) -> Sampler:
     if not found:
         raise LabError(f"{folder} has no checkpoint (records are shared without weights); run the recipe again to sample from it.")
     tensors, state = checkpoint.load(found[-1])
-    recipe = Recipe.from_json(state["recipe"])
+    recipe = Recipe.from_json(state["recipe"]).last
     prefix = "ema/" if recipe.ema.decay else "learner/model."
     weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     space = load_space(recipe.space)
     arch = recipe.arch(space.channels, space.stride, weights["txt_in.weight"].shape[1])
-    model = PRX(arch, recipe.router.span(recipe.scale.depth)).to(weights["txt_in.weight"].dtype)
+    model = PRX(arch, recipe.router).to(weights["txt_in.weight"].dtype)
     model.load_state_dict(weights)
-    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"))
+    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"), tensors["mean"])

@@ -2,10 +2,14 @@
 
 import importlib
 import pkgutil
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from prx_lab.errors import LabError, nearest
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 REGISTRY: dict[str, type["Spec"]] = {}
 
@@ -17,6 +21,9 @@ class Spec:
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         REGISTRY[cls.__name__] = cls
+
+    def check(self, recipe: "Recipe") -> None:
+        """Refuse, with a LabError, a recipe in which this part cannot work."""
 
     def _repr_html_(self) -> str:
         from prx_lab.show import spec_html
@@ -37,6 +44,14 @@ def to_json(value: object) -> object:
     if isinstance(value, tuple):
         return [to_json(v) for v in value]
     return value
+
+
+def essence(value: object) -> object:
+    """As `to_json`, without the fields that have their default: what stays the same when a spec gains a field."""
+    if is_dataclass(value):
+        set_here = (f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default)
+        return {"type": type(value).__name__} | {f.name: essence(getattr(value, f.name)) for f in set_here}
+    return [essence(v) for v in value] if isinstance(value, tuple) else value
 
 
 def from_json(data: object) -> object:

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from prx_lab.model import PRX
 from prx_lab.precision import DTYPES
 from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
+from prx_lab.sample import Sampler
 from prx_lab.terms import Out
 
 
@@ -31,20 +32,23 @@ class Learner(nn.Module):
     def __init__(self, recipe: Recipe, channels: int, stride: int, context: int, widths: dict[str, int]):
         super().__init__()
         self.recipe = recipe
-        self.model = PRX(recipe.arch(channels, stride, context), recipe.router.span(recipe.scale.depth))
+        self.model = PRX(recipe.arch(channels, stride, context), recipe.router)
         self.terms = nn.ModuleList(term.build(self.model, widths) for term in recipe.terms)
         self.taps = tuple(sorted({tap for term in self.terms for tap in term.taps}))
+        self.heads = tuple(sorted({tap for term in self.terms for tap in term.heads}))
 
     def forward(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """The weighted loss and the unweighted terms (k,), a pure function of (weights, batch, draw)."""
-        recipe, point = self.recipe, corrupt(batch.x, draw.eps, draw.t)
+        recipe, point = self.recipe, corrupt(batch.x, self.recipe.noise * draw.eps, draw.t)
         text, mask = batch.text.dropped(draw.drop)
-        raw, feats = self.model(point.x_t, point.t, text, mask, recipe.router.keep(draw.score), self.taps)
+        keep, skip = recipe.router.keep(draw.score), recipe.router.skip(draw.path)
+        raw, feats = self.model(point.x_t, point.t, text, mask, keep, skip, self.taps, self.heads)
         raw = raw.float()
         if recipe.predict == "v":
-            out = Out(raw, x_from_v(raw, point.x_t, point.t), point.v, feats)
+            v, x, target = raw, x_from_v(raw, point.x_t, point.t), point.v
         else:
-            out = Out(v_from_x(raw, point.x_t, point.t), raw, v_from_x(point.x, point.x_t, point.t), feats)
+            v, x, target = v_from_x(raw, point.x_t, point.t), raw, v_from_x(point.x, point.x_t, point.t)
+        out = Out(v, x, target, feats, draw.drop, draw.other)
         losses = torch.stack([term(point, out, batch) for term in self.terms])
         weights = losses.new_tensor([term.weight for term in recipe.terms])
         return (weights * losses).sum(), losses  # not a matmul: autocast would round it to bf16
@@ -60,23 +64,39 @@ def build(recipe: Recipe, store: Store, seed: int, device: torch.device) -> Lear
 
 
 class Training:
-    """One run of one recipe on one store: its state, one step, and the loop with checkpoints."""
+    """One run of one recipe: its state, one step, the passage from phase to phase, and the loop with checkpoints.
 
-    def __init__(self, recipe: Recipe, store: Store, seed: int, device: torch.device, compiled: bool = False):
-        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
-        if len(store) < 1:
+    `stores` holds one data set for each phase, or one for all of them.
+    """
+
+    def __init__(
+        self, recipe: Recipe, stores: Store | Sequence[Store], seed: int, device: torch.device, compiled: bool = False
+    ):
+        self.whole, self.seed, self.device, self.compiled = recipe, seed, device, compiled
+        self.stores = [stores] * len(recipe.plan) if isinstance(stores, Store) else list(stores)
+        if min(map(len, self.stores)) < 1:
             raise LabError("There is no image to train on; check the data.")
-        self.learner = build(recipe, store, seed, device)
-        self.optimizer = recipe.optim.build(self.learner, recipe.scale.lr)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.ema = {k: v.clone() for k, v in self.learner.model.state_dict().items()} if recipe.ema.decay else {}
         self.step_index, self.seconds = 0, 0.0
-        if compiled:
+        self.enter(0, {})
+
+    def enter(self, phase: int, tensors: dict[str, Tensor]) -> None:
+        """Begin a phase with a learner, optimiser and average of its own, filled from `tensors` by parameter name."""
+        self.phase, self.recipe, self.store = phase, self.whole.plan[phase][1], self.stores[phase]
+        self.learner = build(self.recipe, self.store, self.seed, self.device)
+        self.optimizer = self.recipe.optim.build(self.learner, self.recipe.scale.lr)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.ema = {k: v.clone() for k, v in self.learner.model.state_dict().items()} if self.recipe.ema.decay else {}
+        self.start_from(tensors)
+        self.rule = self.recipe.rule.build(self.learner).to(self.device)
+        if self.compiled:
             for block in self.learner.model.blocks:  # one block is compiled once and reused by all
                 block.compile()
 
     def step(self) -> dict[str, float]:
         """One update; a loss or gradient that is not finite stops the run before it touches the weights."""
+        plan = self.whole.plan
+        while self.phase + 1 < len(plan) and self.step_index >= plan[self.phase + 1][0]:
+            self.enter(self.phase + 1, self.tensors())
         recipe, i = self.recipe, self.step_index
         batch = self.store.batch(order(self.seed, i, recipe.scale.batch, len(self.store))).to(self.device)
         key = (self.seed, i, 0, 0)
@@ -85,7 +105,7 @@ class Training:
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
         with recipe.precision.autocast(self.device):
-            loss, losses = self.learner(batch, variates)
+            loss, losses = self.rule(self.learner, batch, variates)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
         values = torch.stack([loss.detach().float(), norm.float(), *losses.detach().float()]).tolist()
@@ -96,8 +116,7 @@ class Training:
         self.optimizer.zero_grad()
         self.average()
         self.step_index += 1
-        names = [type(term).__name__ for term in recipe.terms]
-        terms = dict(zip(names, values[2:]))
+        terms = dict(zip(self.rule.names, values[2:]))
         return {"step": i, "loss": values[0], "terms": terms, "lr": self.rates[0] * factor, "grad_norm": values[1]}
 
     @torch.no_grad()
@@ -135,10 +154,14 @@ class Training:
 
     def save(self, folder: Path) -> Path:
         """Everything the next step depends on; randomness is a function of (seed, step) and needs no state."""
-        tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
-        tensors |= {f"ema/{k}": v for k, v in self.ema.items()} | checkpoint.optimizer_tensors(self.optimizer, self.learner)
-        state = {"seed": self.seed, "seconds": self.seconds, "recipe": self.recipe.to_json()}
+        tensors = self.tensors() | {f"rule/{k}": v for k, v in self.rule.state_dict().items()} | {"mean": self.store.mean}
+        state = {"seed": self.seed, "seconds": self.seconds, "phase": self.phase, "recipe": self.whole.to_json()}
         return checkpoint.save(folder / "checkpoint", self.step_index, tensors, state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, average and optimiser state by parameter name: what a phase hands to the next."""
+        tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
+        return tensors | {f"ema/{k}": v for k, v in self.ema.items()} | checkpoint.optimizer_tensors(self.optimizer, self.learner)
 
     def resume(self, folder: Path) -> bool:
         """Continue from the newest checkpoint in `folder`, if there is one of this recipe and seed."""
@@ -146,9 +169,10 @@ class Training:
         if not found:
             return False
         tensors, state = checkpoint.load(found[-1])
-        if state["seed"] != self.seed or state["recipe"] != self.recipe.to_json():
+        if state["seed"] != self.seed or Recipe.from_json(state["recipe"]) != self.whole:
             raise LabError(f"The checkpoint {found[-1]} belongs to another recipe or seed; delete it or use another folder.")
-        self.start_from(tensors)
+        self.enter(state["phase"], tensors)
+        self.rule.load_state_dict({k.removeprefix("rule/"): v for k, v in tensors.items() if k.startswith("rule/")})
         self.step_index, self.seconds = state["step"], state["seconds"]
         return True
 
@@ -166,9 +190,13 @@ class Training:
         model = self.learner.model
         if not self.ema:
             return model
-        averaged = PRX(model.arch, model.span).to(self.device)
+        averaged = PRX(model.arch, self.recipe.router).to(self.device)
         averaged.load_state_dict(self.ema)
         return averaged
+
+    def sampler(self) -> Sampler:
+        """Prompts in, images out, with the weights as they are now."""
+        return Sampler(self.recipe, self.sampler_model(), self.store.mean)
 
 
 def tune_allocator() -> None:

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from prx_lab.model import PRX, Arch, patchify, rope_table, rotate, time_embedding, unpatchify
-from prx_lab.routing import TREAD, put, take
+from prx_lab.model import DENSE, PRX, Arch, patchify, rope_table, rotate, time_embedding, unpatchify
+from prx_lab.routing import TREAD, Router, put, take
 
 ARCH = Arch(channels=4, patch=2, context=12, width=64, depth=4, heads=2)
+MIDDLE = TREAD(0.5, 0.25, 0.75)  # blocks 1 and 2 of 4
 
 
-def randomised(arch: Arch = ARCH, span=(0, 0)) -> PRX:
+def randomised(arch: Arch = ARCH, router: Router = DENSE) -> PRX:
     torch.manual_seed(0)
-    model = PRX(arch, span)
+    model = PRX(arch, router)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
     return model.eval()
@@ -80,7 +81,7 @@ def test_rotation_depends_on_relative_position_only():
 
 @torch.no_grad()
 def test_keeping_every_token_is_dense_and_taps_return_features():
-    model, batch = randomised(span=(1, 2)), inputs()
+    model, batch = randomised(router=MIDDLE), inputs()
     N = 4 * 6
     dense, feats = model(*batch, taps=(0, 2))
     kept = model(*batch, keep=torch.arange(N).expand(2, N))[0]
@@ -90,7 +91,7 @@ def test_keeping_every_token_is_dense_and_taps_return_features():
 
 @torch.no_grad()
 def test_kept_tokens_run_as_a_subsequence_at_their_true_positions():
-    model, batch = randomised(span=(1, 2)), inputs()
+    model, batch = randomised(router=MIDDLE), inputs()
     keep = TREAD(0.5).keep(torch.rand(2, 24, generator=torch.Generator().manual_seed(2)))
     _, feats = model(*batch, keep=keep, taps=(0, 1, 2, 3))
     assert feats[1].tokens.shape == (2, 12, 64) and torch.equal(feats[1].keep, keep)
@@ -98,7 +99,7 @@ def test_kept_tokens_run_as_a_subsequence_at_their_true_positions():
     cos, sin = rope_table(4, 6, 32, torch.device("cpu"))
     vec = model.time_in(time_embedding(batch[1]))
     mask = torch.nn.functional.pad(batch[3], (0, 12), value=True)[:, None, None]
-    expected = model.blocks[1](take(feats[0].tokens, keep), model.txt_in(batch[2]), mask, vec, take(cos, keep), take(sin, keep))
+    expected = model.blocks[1](take(feats[0].tokens, keep), model.txt_in(batch[2]), mask, vec, take(cos, keep), take(sin, keep), False)[0]
     assert torch.allclose(feats[1].tokens, expected, atol=1e-6)
 
 
@@ -109,6 +110,6 @@ def test_put_inverts_take_and_masks_differ_across_samples():
 
 
 def test_one_graph():
-    model, batch = randomised(span=(1, 2)), inputs()
-    explained = torch._dynamo.explain(model)(*batch, TREAD().keep(torch.rand(2, 24)), (1,))
+    model, batch = randomised(router=MIDDLE), inputs()
+    explained = torch._dynamo.explain(model)(*batch, TREAD().keep(torch.rand(2, 24)), None, (1, 2), (2,))
     assert explained.graph_count == 1 and explained.graph_break_count == 0

@@ -14,7 +14,18 @@ from prx_lab.recipes import BASE, RECIPES, recipe
 from prx_lab.routing import TREAD
 from prx_lab.terms import REPA, FlowMatching
 
-DIFFERENCES = {"baseline": set(), "repa": {"terms[1]"}, "repa-dense": {"terms[1]"}}  # field that may differ from BASE
+DIFFERENCES = {  # the fields, and no other, in which each recipe differs from BASE
+    "baseline": set(),
+    # alignment
+    "repa": {"terms[1]"},
+    "repa-dense": {"terms[1]"},
+    # latent spaces
+    # objectives
+    # routing
+    # data
+    # optimisation
+    # stacked, and distilled
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny import CPU, store, tiny
 
+from prx_lab.data.batch import Text
 from prx_lab.data.store import gather
-from prx_lab.flow import corrupt, noise
+from prx_lab.flow import corrupt, noise, scores
 from prx_lab.recipes import BASE
-from prx_lab.sample import CFG, generate, predictor
+from prx_lab.sample import CFG, Condition, generate, predictor
 from prx_lab.train import Training
 
 
@@ -19,7 +20,8 @@ def trained():
     training = Training(tiny(BASE), store(), 0, CPU)
     list(training.fit(6))
     text = gather(training.store.text, np.arange(3))
-    return predictor(training.learner.model.eval(), "v", nullcontext), text, noise(0, [0, 1, 2], (16, 4, 4))
+    given = Condition(text, scores(0, [0, 1, 2], 16), training.store.mean)
+    return predictor(training.learner.model.eval(), "v", nullcontext), given, noise(0, [0, 1, 2], (16, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -35,36 +37,36 @@ def test_the_interval_includes_both_ends(guidance, t, active):
 
 @torch.no_grad()
 def test_guidance_is_the_affine_combination(trained):
-    v, text, x = trained
+    v, given, x = trained
+    text = given.text
     c = v(x, 0.6, text.tokens, text.mask)
     u = v(x, 0.6, text.null.expand(3, -1, -1), text.null_mask.expand(3, -1))
     assert (c - u).abs().max() > 1e-5
     for scale in (0.0, 1.0, 4.0):
-        assert torch.allclose(CFG(scale).velocity(v, text)(x, 0.6), u + scale * (c - u), atol=1e-5)
+        assert torch.allclose(CFG(scale).velocity(v, given)(x, 0.6), u + scale * (c - u), atol=1e-5)
 
 
 @torch.no_grad()
 def test_guidance_off_at_every_step_is_the_conditional_sample(trained):
-    v, text, x = trained
-    plain = generate(v, text, x, CFG(1.0), 4)
-    assert torch.equal(plain, generate(v, text, x, CFG(5.0, 2.0, 3.0), 4))
-    assert not torch.equal(plain, generate(v, text, x, CFG(5.0), 4))
+    v, given, x = trained
+    plain = generate(v, given, x, CFG(1.0), 4)
+    assert torch.equal(plain, generate(v, given, x, CFG(5.0, 2.0, 3.0), 4))
+    assert not torch.equal(plain, generate(v, given, x, CFG(5.0), 4))
 
 
 @torch.no_grad()
 def test_a_sample_does_not_depend_on_its_batch(trained):
-    v, text, x = trained
-    from prx_lab.data.batch import Text
-
-    one = Text(text.tokens[1:2], text.mask[1:2], text.null, text.null_mask)
-    assert torch.allclose(generate(v, text, x, CFG(), 4)[1:2], generate(v, one, x[1:2], CFG(), 4), atol=1e-5)
+    v, given, x = trained
+    text = given.text
+    one = Condition(Text(text.tokens[1:2], text.mask[1:2], text.null, text.null_mask), given.score[1:2], given.mean)
+    assert torch.allclose(generate(v, given, x, CFG(), 4)[1:2], generate(v, one, x[1:2], CFG(), 4), atol=1e-5)
 
 
 def test_a_perfect_x_predictor_recovers_the_data_from_any_time():
     """With the clamp inactive until the last step, Euler along v_from_x ends at x itself."""
     x = torch.randn(2, 16, 4, 4)
 
-    def perfect(x_t, t, text, mask):
+    def perfect(x_t, t, text, mask, keep):
         return x, {}
 
     class Stub(torch.nn.Module):

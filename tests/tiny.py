@@ -7,6 +7,7 @@ import torch
 
 from prx_lab.data.store import Store
 from prx_lab.recipe import SCALES, Recipe
+from prx_lab.recipes import RECIPES
 
 TINY = replace(SCALES["smoke"], size=32, grid=4, width=32, depth=4, heads=2, steps=6, batch=8, images=32)
 CPU = torch.device("cpu")
@@ -17,7 +18,8 @@ def tiny(recipe: Recipe) -> Recipe:
     return recipe.but(scale=TINY, precision=replace(recipe.precision, compute="fp32"))
 
 
-def store(teachers: tuple[str, ...] = ("lab-dino", "lab-dino-dense"), n: int = 32) -> Store:
+def store(recipe: Recipe | None = None, n: int = 32) -> Store:
+    """Random data of the shape that `recipe` trains on: pixels, or latents of 16 channels; every teacher there is."""
     g = np.random.default_rng(0)
     lengths = g.integers(2, 7, n + 1)
     text = {
@@ -25,5 +27,12 @@ def store(teachers: tuple[str, ...] = ("lab-dino", "lab-dino-dense"), n: int = 3
         "mask": np.arange(6)[None] < lengths[:, None],
     }
     x = g.standard_normal((n, 16, 4, 4)).astype(np.float16)
-    features = {name: g.standard_normal((n, 16, 10)).astype(np.float16) for name in teachers}
-    return Store(np.zeros((n, 32, 32, 3), np.uint8), x, text, features)
+    names = {"lab-dino", "lab-dino-dense"} | {name for r in RECIPES.values() for _, part in r.plan for name in part.teachers}
+    features = {name: g.standard_normal((n, 16, 10)).astype(np.float16) for name in sorted(names)}
+    images = g.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    return Store(images, None if recipe is not None and recipe.space == "pixels" else x, text, features)
+
+
+def shape(recipe: Recipe, batch: int = 8) -> tuple[int, ...]:
+    """The shape of a batch of `store(recipe)`."""
+    return (batch, *store(recipe, 2).shape)

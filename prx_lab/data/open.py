@@ -10,7 +10,8 @@ VAL_SEED = 0  # validation and held-out scenes are the same for every recipe and
 def open_source(recipe: Recipe, split: str) -> Source:
     """The `train` or `val` part of a recipe's data; the embedded world also has `heldout`, unseen attribute combinations."""
     if recipe.data == "scenes":
-        return Scenes(recipe.scale.level, recipe.style, recipe.scale.images if split == "train" else 10**6, VAL_SEED, split)
+        style = recipe.style if split == "train" else recipe.reference.style
+        return Scenes(recipe.scale.level, style, recipe.scale.images if split == "train" else 10**6, VAL_SEED, split)
     from prx_lab.data.load import load_source
 
     return load_source(recipe.data, split, limit=recipe.scale.images)

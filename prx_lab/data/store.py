@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,13 @@ class Store:
     @property
     def widths(self) -> dict[str, int]:
         return {name: y.shape[2] for name, y in self.teachers.items()}
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean sample (C, h, w), float32, of at most 4096 of them."""
+        every = max(1, len(self) // 4096)
+        rows = (self.x if self.x is not None else self.images)[::every]
+        return torch.from_numpy(rows.astype(np.float32)).mean(0) if self.x is not None else to_float(rows).mean(0)
 
     def batch(self, index: NDArray) -> Batch:
         """The samples at `index`."""

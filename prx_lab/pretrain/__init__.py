@@ -21,7 +21,7 @@ TRAININGS = {
     "lab-inception": Training("judge", 2000),
     "lab-t5": Training("text", 1200),
     "lab-dino-dense": Training("vision", 850),
-    "lab-dino": Training("vision", 600),
+    "lab-dino": Training("vision", 1500),
     "lab-dino-eval": Training("vision", 700),
     "lab-clip": Training("clip", 450),
     "lab-vae": Training("vae", 19),

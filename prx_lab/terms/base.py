@@ -14,18 +14,21 @@ from prx_lab.spec import Spec
 
 @dataclass(frozen=True)
 class Out:
-    """What the network said about a point: always both v and x, whichever it predicts, and the target of v."""
+    """What the network said about a point: always both v and x, whichever it predicts; and what it is compared with."""
 
     v: Tensor  # (B, C, H, W)
     x: Tensor  # (B, C, H, W)
     target: Tensor  # (B, C, H, W) velocity that v is compared with
     feats: dict[int, Feat]
+    drop: Tensor  # (B,) bool: its caption was dropped
+    other: Tensor  # (B,) index of another sample of the batch
 
 
 class TermModule(nn.Module, ABC):
-    """An unweighted loss; `taps` are the blocks whose features it reads."""
+    """An unweighted loss; `taps` are the blocks whose tokens it reads, `heads` those whose queries and keys it reads too."""
 
     taps: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(self, point: Point, out: Out, batch: Batch) -> Tensor:

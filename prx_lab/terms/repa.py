@@ -24,7 +24,7 @@ class REPALoss(TermModule):
         )
 
     def forward(self, point: Point, out: Out, batch: Batch) -> Tensor:
-        h, keep = out.feats[self.taps[0]]  # (B, N or K, D)
+        h, keep, *_ = out.feats[self.taps[0]]  # (B, N or K, D)
         y = batch.teachers[self.teacher]  # (B, N, E)
         y = y if keep is None else take(y, keep)  # inside a route only the kept tokens are there
         return -F.cosine_similarity(self.projector(h).float(), y.float(), dim=-1).mean()

@@ -27,7 +27,7 @@ def case(seed: int = 0):
 def loss(module, h, y, point, text, keep=None):
     from prx_lab.model import Feat
 
-    out = Out(point.v, point.x, point.v, {2: Feat(h, keep)})
+    out = Out(point.v, point.x, point.v, {2: Feat(h, keep)}, torch.zeros(B, dtype=torch.bool), torch.arange(B).roll(1))
     return module(point, out, Batch(point.x, text, {"t": y}))
 
 

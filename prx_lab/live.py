@@ -1,0 +1,111 @@
+"""What every ablation page does live: the diff, the neutral and live test, and a paired run at `smoke` scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+import torch
+
+from prx_lab import show
+from prx_lab.columns import SHOWN
+from prx_lab.gallery import Gallery
+from prx_lab.pages import Note, recorded, shown
+from prx_lab.recipe import Recipe
+from prx_lab.recipes import RECIPES
+from prx_lab.record import Record, Records, records
+from prx_lab.run import run, store_of
+from prx_lab.table import Table
+from prx_lab.train import Training
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, repr=False)
+class Diff:
+    """The fields in which recipes differ from a baseline, old and new value."""
+
+    names: tuple[str, ...]
+    baseline: str
+
+    def __repr__(self) -> str:
+        lines = []
+        for name in self.names:
+            changed = RECIPES[self.baseline].diff(RECIPES[name])
+            lines += [name] + [f"    {path}: {old} -> {new}" for path, (old, new) in changed.items()]
+        return "\n".join(lines)
+
+
+def diff(*names: str, baseline: str = "baseline") -> Diff:
+    """What recipes change against a baseline, by name."""
+    return Diff(names, baseline)
+
+
+def weights(recipe: Recipe, steps: int) -> dict[str, torch.Tensor]:
+    """The network's weights after some steps on the smoke world, seed 0."""
+    training = Training(recipe, [store_of(part, CPU) for _, part in recipe.plan], 0, CPU)
+    for _ in range(steps):
+        training.step()
+    return training.learner.model.state_dict()
+
+
+@dataclass(frozen=True, repr=False)
+class Neutral:
+    """Two answers: is the method at its neutral setting the baseline bit for bit, and does it do something when on."""
+
+    equal: bool
+    live: bool
+
+    def __repr__(self) -> str:
+        word = {True: "yes", False: "no"}
+        return f"neutral equals the baseline bit for bit: {word[self.equal]}\non differs from it: {word[self.live]}"
+
+
+def neutral(off: Recipe, on: Recipe, base: Recipe = RECIPES["baseline"], steps: int = 5) -> Neutral:
+    """Train `base`, the method switched `off`, and the method `on`, for some steps on the same draws, and compare weights."""
+    plain, silent, active = (weights(recipe, steps) for recipe in (base, off, on))
+    same = [{k: torch.equal(plain[k], other[k]) for k in plain if k in other} for other in (silent, active)]
+    return Neutral(all(same[0].values()), not all(same[1].values()))
+
+
+@dataclass(frozen=True, repr=False)
+class Pair:
+    """Recipes trained side by side, one seed, same draws; shows itself as a table."""
+
+    runs: Records
+    table: Table
+    root: TemporaryDirectory
+
+    def __getitem__(self, name: str) -> Record:
+        return next(run for run in self.runs if run.name == name)
+
+    def curve(self, what: str = "terms.FlowMatching", smooth: int = 8) -> show.Plot:
+        """A row of the training log, such as `loss` or `terms.REPA`, along each run."""
+        return show.curves(self.runs, what, smooth=smooth)
+
+    def samples(self, count: int = 6) -> Gallery:
+        """The first samples of each recipe: the same captions and noise in every row."""
+        return recorded(self.runs, count)
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+def pair(*names: str, baseline: str = "baseline", scale: str = "smoke", metrics: Sequence[str] = SHOWN) -> Pair:
+    """Train a baseline and recipes, by name, at a small scale, now and here; their folder lives as long as the result."""
+    root = TemporaryDirectory()
+    for name in (baseline, *names):
+        run(RECIPES[name].at(scale), seed=0, root=root.name)
+    return Pair(records(root.name, scale), Table.of(scale, names, baseline, metrics, root.name), root)
+
+
+def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "seconds") -> show.Plot | Note:
+    """Recorded curves of recipes and their baseline, or a line that says that nothing is recorded yet."""
+    return shown(lambda: show.curves([r for r in records("results", scale) if r.name in (baseline, *names)], metric, against))
+
+
+def samples(*names: str, baseline: str = "baseline", scale: str = "cpu", count: int = 6) -> Gallery | Note:
+    """Recorded samples at the same captions and noise, or a line that says that nothing is recorded yet."""
+    return shown(lambda: recorded([r for r in records("results", scale) if r.name in (baseline, *names)], count))

@@ -2,6 +2,7 @@
 BIN := .venv/bin
 UV := .tools/bin/uv
 BOOK := book/_build/html/index.html
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
 .PHONY: run test lab book notebooks clean
 
@@ -13,8 +14,8 @@ run: .venv/.ready
 
 test: .venv/.ready
 	$(BIN)/ruff check .
-	$(BIN)/pytest tests
-	$(BIN)/pytest --nbval notebooks
+	$(BIN)/pytest $(PARALLEL) tests
+	$(BIN)/pytest $(PARALLEL) --nbval notebooks
 	$(BIN)/jupyter-book build -W --all --keep-going book
 
 lab: .venv/.ready
@@ -26,8 +27,9 @@ book: .venv/.ready
 
 # Refreshes all that is stored: each notebook's outputs (byte-identical when nothing changed) and README's scoreboard.
 notebooks: .venv/.ready
-	set -a && . tests/steady.env && CUDA_VISIBLE_DEVICES= $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=600 --ClearMetadataPreprocessor.enabled=True \
+	set -a && . tests/steady.env && export CUDA_VISIBLE_DEVICES= && ls notebooks/*.ipynb | xargs -n 1 -P $(shell nproc) \
+		$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1800 --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.clear_cell_metadata=False \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}"
 	$(BIN)/python tests/test_readme.py

@@ -70,4 +70,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, learner: nn.Module, tens
         name, _, slot = rest.rpartition("/")
         if kind == "optim" and name in parameters:
             p = parameters[name]
-            optimizer.state[p][slot] = value.to(p.device) if value.ndim else value
+            # a step counter stays float32, and on the GPU a fused optimiser reads it there
+            optimizer.state[p][slot] = value.to(p.device, p.dtype) if value.ndim else value.to(p.device)

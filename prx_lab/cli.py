@@ -133,8 +133,8 @@ def sample(
     if not folder.is_dir():
         command = f"prx-lab run {name} --scale {scale} --seed {trained}"
         raise LabError(f"There is no run of this recipe with seed {trained} in {root}: train it with `{command}` and the same options.")
-    guide = (chosen if guidance < 0 else chosen.set("guidance.scale", str(guidance))).guidance
-    images = from_run(folder)(prompts, seed, steps or chosen.scale.eval_steps, guide)
+    guide = chosen.last.guidance if guidance < 0 else chosen.set("guidance.scale", str(guidance)).guidance
+    images = from_run(folder)(prompts, seed, steps or chosen.last.eval_steps, guide)
     typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} images.")
 
 

@@ -66,10 +66,16 @@ class Detector(nn.Module):
             self.maps.bias.zero_()
             self.maps.bias[0] = -4.0  # almost every cell is empty: start there, as RetinaNet does
 
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Features at strides 2, 4 and 8, (B, 32, H/2, W/2) and so on, the last normalised and rectified."""
+        first = self.stride2(images)
+        second = self.stride4(first)
+        return [first, second, F.relu(self.norm(self.stride8(second)))]
+
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features at stride 4 (B, 64, 16, 16) and at stride 8 (B, 112, 8, 8), the latter normalised and rectified."""
-        fine = self.stride4(self.stride2(images))
-        return fine, F.relu(self.norm(self.stride8(fine)))
+        _, fine, coarse = self.stages(images)
+        return fine, coarse
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, 3 + attributes, 16, 16): centre logit, offset x, y, attribute logits; and scene logits (B, globals)."""

@@ -95,7 +95,7 @@ def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, mean: Tenso
             eps = recipe.noise * noise(NOISE_SEED, list(part), tuple(mean.shape)).to(judge.device)
             score = scores_of(NOISE_SEED, list(part), recipe.scale.tokens).to(judge.device)
             given = Condition(gather(judge.text, part).to(judge.device), score, mean.to(judge.device))
-            x = generate(v, given, eps, recipe.guidance, steps or recipe.rule.sampler_steps(recipe.scale.eval_steps), recipe.shift)
+            x = generate(v, given, eps, recipe.guidance, steps or recipe.eval_steps, recipe.shift)
             found.append(to_uint8(space.decode(x)))
             bar.update(len(part))
     model.train()
@@ -110,15 +110,18 @@ def scores(images: NDArray, judge: Bench) -> dict[str, dict[str, Any]]:
         result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
         found[metric] = result.to_dict() | {"judge": network(metric).name, "reference_n": len(reference)}
     if isinstance(judge.source, Scenes):
-        found |= composition(images, judge.source)
+        found |= composition(images, judge.source, judge.recipe.reference.captions)
     return found
 
 
-def composition(images: NDArray, source: Scenes) -> dict[str, dict[str, Any]]:
-    """Which captioned objects, attributes and relations the embedded detector finds in images of the source's first scenes."""
+def composition(images: NDArray, source: Scenes, captions: str = "long") -> dict[str, dict[str, Any]]:
+    """Which objects, attributes and relations the embedded detector finds in images of the source's first scenes.
+
+    Only what a caption of the kind `captions` states is asked for: a short one leaves sizes, materials and places open.
+    """
     detector = load_judge()
     found = [d for i in range(0, len(images), 128) for d in detector.detect(to_float(images[i : i + 128]))]
-    return score(found, [facts(source.scene(i)) for i in range(len(images))]).to_dict()
+    return score(found, [facts(source.scene(i), captions) for i in range(len(images))]).to_dict()
 
 
 def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
@@ -132,5 +135,6 @@ def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
             features = features_of(metric, images, (fresh.name, recipe.scale.size))
             result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
             found[metric] = result.to_dict()
-        found |= composition(images_of(judge.source, max(n, 1), recipe.scale.size), judge.source)
+        real = images_of(judge.source, max(n, 1), recipe.scale.size)
+        found |= composition(real, judge.source, recipe.reference.captions)
     return found

@@ -43,7 +43,8 @@ class Explorer:
         seed = w.IntText(value=self.seeds[0], description="seed")
         steps = w.IntSlider(value=self.steps, min=1, max=max(100, self.steps), description="steps")
         guidance = w.FloatSlider(value=self.guidance.scale, min=0.0, max=max(10.0, self.guidance.scale), step=0.5, description="guidance")
-        button, picture, said = w.Button(description="sample", button_style="primary"), w.Image(format="png"), w.Label()
+        button, said = w.Button(description="sample", button_style="primary"), w.Label()
+        picture = w.Image(format="png", layout=w.Layout(width="320px", height="320px"))
 
         def sample(_: object) -> None:
             button.disabled, said.value = True, "sampling ..."

@@ -6,11 +6,16 @@ Noise time everywhere: t = 0 is data, t = 1 is noise, x_t = (1-t) x + t eps, v =
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from prx_lab.errors import LabError
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 T_MIN = 0.05  # floor of t in v = (x_t - x) / t, JiT's t_eps: bounds the weight of the x-error at 1 / T_MIN^2
 
@@ -57,6 +62,11 @@ class LogitNormal(Spec):
     shift: float = 1.0
     uniform: float = 0.1
 
+    def check(self, recipe: "Recipe") -> None:
+        require_shift(self.shift)
+        if not (self.std >= 0 and 0 <= self.uniform <= 1):
+            raise LabError(f"time has std {self.std} and a uniform share of {self.uniform}; use std >= 0 and a share in [0, 1].")
+
     def __call__(self, z: Tensor, u: Tensor, choose: Tensor) -> Tensor:
         """Times (B,) in [0, 1] from a standard normal `z` and two uniforms `u`, `choose`, all (B,)."""
         t = shift_time(torch.sigmoid(self.mean + self.std * z), self.shift)
@@ -69,8 +79,17 @@ class Uniform(Spec):
 
     shift: float = 1.0
 
+    def check(self, recipe: "Recipe") -> None:
+        require_shift(self.shift)
+
     def __call__(self, z: Tensor, u: Tensor, choose: Tensor) -> Tensor:
         return shift_time(u, self.shift)
+
+
+def require_shift(shift: float) -> None:
+    """Refuse a shift under which times leave [0, 1]."""
+    if not shift > 0:
+        raise LabError(f"time.shift is {shift}; the time shift must be positive.")
 
 
 def shift_time(t: Tensor, k: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from prx_lab import show
 from prx_lab.columns import SHOWN
+from prx_lab.errors import LabError
 from prx_lab.gallery import Gallery
 from prx_lab.pages import Note, recorded, shown
 from prx_lab.recipe import Recipe
@@ -101,11 +102,19 @@ def pair(*names: str, baseline: str = "baseline", scale: str = "smoke", metrics:
     return Pair(records(root.name, scale), Table.of(scale, names, baseline, metrics, root.name), root)
 
 
+def recorded_of(names: Sequence[str], baseline: str, scale: str) -> list[Record]:
+    """The records of recipes and their baseline. LabError when none of the recipes has one."""
+    found = [r for r in records("results", scale) if r.name in (baseline, *names)]
+    if {r.name for r in found} <= {baseline}:
+        raise LabError(f"No run of {', '.join(names)} is recorded at {scale} scale yet.")
+    return found
+
+
 def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "seconds") -> show.Plot | Note:
     """Recorded curves of recipes and their baseline, or a line that says that nothing is recorded yet."""
-    return shown(lambda: show.curves([r for r in records("results", scale) if r.name in (baseline, *names)], metric, against))
+    return shown(lambda: show.curves(recorded_of(names, baseline, scale), metric, against))
 
 
 def samples(*names: str, baseline: str = "baseline", scale: str = "cpu", count: int = 6) -> Gallery | Note:
     """Recorded samples at the same captions and noise, or a line that says that nothing is recorded yet."""
-    return shown(lambda: recorded([r for r in records("results", scale) if r.name in (baseline, *names)], count))
+    return shown(lambda: recorded(recorded_of(names, baseline, scale), count))

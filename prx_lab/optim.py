@@ -2,12 +2,18 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from prx_lab.errors import LabError
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 
 class Optim(Spec, ABC):
@@ -16,6 +22,10 @@ class Optim(Spec, ABC):
     @abstractmethod
     def build(self, learner: nn.Module, lr: float) -> torch.optim.Optimizer:
         """The optimiser of all parameters of `learner`, at base rate `lr`."""
+
+    def continues(self, before: "Optim") -> bool:
+        """Whether a phase under this optimiser goes on from the moments that `before` has kept."""
+        return type(self) is type(before)
 
 
 @dataclass(frozen=True)
@@ -27,10 +37,17 @@ class AdamW(Optim):
     eps: float = 1e-15
     weight_decay: float = 0.0
 
+    def check(self, recipe: "Recipe") -> None:
+        for name in ("lr_scale", "eps", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise LabError(f"optim.{name} is {getattr(self, name)}; AdamW needs 0 or more.")
+
     def build(self, learner: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            learner.parameters(), lr * self.lr_scale, self.betas, self.eps, self.weight_decay, fused=True
-        )
+        return self.over(learner.parameters(), lr)
+
+    def over(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
+        """AdamW of these parameters alone."""
+        return torch.optim.AdamW(parameters, lr * self.lr_scale, self.betas, self.eps, self.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def source(*objects: Any) -> Listing:
 
 
 def _place(thing: Any) -> str:
-    path = Path(inspect.getsourcefile(thing) or "?").resolve()
+    path = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "?").resolve()
     return path.relative_to(CHECKOUT).as_posix() if path.is_relative_to(CHECKOUT) else path.name
 
 
@@ -101,12 +101,12 @@ def cards() -> Cards:
 # ------------------------------------------------------------------------------------------- sentences
 @dataclass(frozen=True)
 class Note:
-    """A line of text in the place of something that is not recorded yet."""
+    """Lines of text: what records say in words, or in the place of something that is not recorded yet."""
 
     text: str
 
     def _repr_markdown_(self) -> str:
-        return f"*{self.text}*"
+        return "<br>\n".join(f"*{line}*" for line in self.text.splitlines())
 
     def __repr__(self) -> str:
         return self.text
@@ -137,6 +137,19 @@ def verdict(table: "Table", name: str, metric: str) -> str:
     worse = lo > 0 if column.lower else hi < 0
     word = "better" if better else "worse" if worse else "within noise"
     return f"{start} [{column.show(lo, sign=True)}, {column.show(hi, sign=True)}] over {len(cell.common)} seeds: {word}"
+
+
+QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
+
+
+def verdicts(table: "Table", *names: str, metrics: Sequence[str] = QUALITY) -> Note:
+    """`verdict` of each recipe in each metric, a line each; recipes without a run in common with the baseline share one line."""
+    rows = {row.label: row for row in table.rows}
+    known = [name for name in names if name in rows and any(rows[name].cells[m].common for m in metrics)]
+    lines = [verdict(table, name, metric) for name in known for metric in metrics]
+    missing = ", ".join(name for name in names if name not in known)
+    lines += [f"No pair of runs with the same seed is recorded at {table.scale} scale yet for {missing}."] * bool(missing)
+    return Note("\n".join(lines))
 
 
 def trials(root: str | Path = "results/search") -> "pandas.DataFrame":

@@ -1,6 +1,6 @@
 """Recipe: an experiment as one frozen, typed, complete value, one field per symbol of the loss.
 
-    L(theta) = E_{x,c,y} E_{t,eps,keep,drop} sum_k lambda_k l_k( f_theta(x_t, t, c; keep) ; x, eps, t, y )
+L(theta) = E_{x,c,y} E_{t,eps,keep,drop} sum_k lambda_k l_k( f_theta(x_t, t, c; keep) ; x, eps, t, y )
 """
 
 import hashlib
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import prx_lab.guidance
+import prx_lab.muon
 import prx_lab.terms
 from prx_lab.errors import LabError, nearest
 from prx_lab.flow import LogitNormal, Uniform
@@ -51,6 +53,9 @@ class Scale(Spec):
 SCALES = {
     "smoke": Scale("smoke", 32, "simple", 512, 4, 96, 4, 3, 120, 32, 2e-3, 64, 8, 1),
     "cpu": Scale("cpu", 64, "simple", 16384, 8, 128, 6, 4, 600, 64, 3e-3, 512, 16, 4),
+    # 1024 tokens of 2x2 pixels on the images of `cpu`: a dense run in pixels trains for about 20 minutes on one core and is
+    # judged in 7 (about 6 images/s); the learning rate is scaled from `cpu`'s, not tuned
+    "cpu-1024": Scale("cpu-1024", 64, "simple", 16384, 32, 96, 6, 3, 560, 12, 2e-3, 256, 10, 2),
     "gpu": Scale("gpu", 128, "standard", 65536, 16, 768, 10, 12, 2000, 256, 5e-4, 4096, 28, 4),
 }
 
@@ -79,6 +84,7 @@ class Recipe(Spec):
     data: str = "scenes"  # the embedded world, a folder, a Parquet file or a hub name
     style: str = "render"  # style of the embedded world
     captions: str = "long"
+    subset: float = 1.0  # share of the scale's images that is used, the first ones
     space: str = "lab-vae"
     bottleneck: int = 0  # width between the two linear maps of the patch embedding; 0 for one map
     text: str = "lab-t5"
@@ -96,6 +102,7 @@ class Recipe(Spec):
     clip: float = 1.0  # largest norm of the gradient
     guidance: Guidance = CFG()
     shift: float = 1.0  # of the sampling grid
+    sampler_steps: int = 0  # of an evaluation; 0 for the scale's number
     reference: Reference = Reference()
     phases: tuple[Phase, ...] = ()  # what follows, on one clock: schedules run over all steps
 
@@ -114,11 +121,15 @@ class Recipe(Spec):
         for name in ("store", "compute"):
             value = getattr(self.precision, name)
             require(value in DTYPES, f"precision.{name} is {value!r}; use one of {', '.join(DTYPES)}.")
+        mixed = (self.precision.store, self.precision.compute) == ("bf16", "fp32")
+        require(not mixed, "Weights stored in bf16 compute in bf16; set precision.compute to bf16, or precision.store to fp32.")
+        require(0 < self.subset <= 1, f"subset is {self.subset}; use a share of the images in (0, 1], 1 for all of them.")
         require(0 <= self.drop < 1, f"drop is {self.drop}; caption dropout is a probability in [0, 1).")
         require(self.clip > 0, f"clip is {self.clip}; the gradient norm needs a positive limit.")
         require(self.noise > 0, f"noise is {self.noise}; the noise needs a positive standard deviation.")
         require(self.bottleneck >= 0, f"bottleneck is {self.bottleneck}; use a positive width, or 0 for none.")
         require(self.shift > 0, f"shift is {self.shift}; the time shift must be positive.")
+        require(self.sampler_steps >= 0, f"sampler_steps is {self.sampler_steps}; use a positive number, or 0 for the scale's.")
         require(0 <= self.ema.decay < 1, f"ema.decay is {self.ema.decay}; use a value in [0, 1), 0 for no average.")
         require(bool(self.terms), "The recipe has no loss term; add FlowMatching().")
         names = [type(t).__name__ for t in self.terms]
@@ -146,6 +157,10 @@ class Recipe(Spec):
             for name in ("scale", "space", "bottleneck", "text", "predict", "noise"):
                 same = getattr(phase.recipe, name) == getattr(self, name)
                 require(same, f"A phase changes {name}, on which the shape or meaning of the weights depends; train it as another recipe.")
+        if self.phases:
+            parts = tuple(part for _, part in self.plan)
+            for i, part in enumerate(parts):
+                part.rule.check_after(parts[:i])
 
     def arch(self, channels: int, stride: int, context: int) -> Arch:
         """The network for a space of `channels` at 1/`stride` resolution and text features of width `context`."""
@@ -167,6 +182,11 @@ class Recipe(Spec):
     def plan(self) -> tuple[tuple[int, "Recipe"], ...]:
         """(first step, recipe) of every phase, this recipe's own first."""
         return (0, self), *((round(phase.start * self.scale.steps), phase.recipe) for phase in self.phases)
+
+    @property
+    def eval_steps(self) -> int:
+        """Sampler steps of an evaluation."""
+        return self.rule.sampler_steps(self.sampler_steps or self.scale.eval_steps)
 
     @property
     def last(self) -> "Recipe":
@@ -213,10 +233,12 @@ class Recipe(Spec):
 
     def flat(self) -> dict[str, Any]:
         """{path: plain value}; of a phase only what differs from the recipe itself."""
-        found = flatten(replace(self, phases=()))
+        own = flatten(replace(self, phases=()))
+        found = dict(own)
         for i, phase in enumerate(self.phases):
             inner, name = flatten(phase.recipe), f"phases[{i}]"
-            different = {k: inner.get(k) for k in found | inner if k[:6] != "phases" and found.get(k) != inner.get(k)}
+            gone = (k for k in own if k not in inner and k.rpartition(".")[0] not in own)  # whole parts, not their fields
+            different = {k: v for k, v in inner.items() if own.get(k) != v} | dict.fromkeys(gone, "dropped")
             found |= {f"{name}.start": phase.start} | {f"{name}.{k}": v for k, v in different.items()}
         return found
 
@@ -236,10 +258,11 @@ class Recipe(Spec):
 
 
 FIELD_TYPES = {
-    "scale": Scale, "data": str, "style": str, "captions": str, "space": str, "bottleneck": int, "text": str, "predict": str,
-    "time": LogitNormal | Uniform, "terms": tuple, "noise": float | int, "router": Router, "rule": Rule, "optim": Optim,
+    "scale": Scale, "data": str, "style": str, "captions": str, "subset": float | int, "space": str,
+    "bottleneck": int, "text": str, "predict": str, "time": LogitNormal | Uniform, "terms": tuple,
+    "noise": float | int, "router": Router, "rule": Rule, "optim": Optim,
     "schedule": Schedule, "precision": Precision, "ema": EMA, "drop": float | int, "clip": float | int, "guidance": Guidance,
-    "shift": float | int, "reference": Reference, "phases": tuple,
+    "shift": float | int, "sampler_steps": int, "reference": Reference, "phases": tuple,
 }  # fmt: skip
 CHOICES = {"predict": ("v", "x"), "captions": ("long", "short", "mixed"), "style": ("render", "photo", "polished")}
 
@@ -269,6 +292,7 @@ def parse(name: str, text: str, like: object) -> Any:
     if is_dataclass(like):
         require(text in REGISTRY, f"No part of a recipe is called '{text}'.{nearest(text, REGISTRY)}")
         return REGISTRY[text]()
+    require(not isinstance(like, tuple), f"{name} holds several values and cannot be set from text; change it in Python with Recipe.but.")
     try:
         return type(like)(text)
     except (TypeError, ValueError):

@@ -1,22 +1,107 @@
 """The table of contents: BASE and every ablation, one line each."""
 
 from prx_lab.errors import LabError, nearest
-from prx_lab.recipe import SCALES, Recipe
-from prx_lab.terms import REPA
+from prx_lab.flow import LogitNormal, Uniform
+from prx_lab.guidance import PathDrop, SelfGuidance, SparseGuidance
+from prx_lab.muon import Muon
+from prx_lab.optim import EMA, AdamW, Schedule
+from prx_lab.precision import Precision
+from prx_lab.recipe import SCALES, Recipe, Reference
+from prx_lab.routing import TREAD, Dense
+from prx_lab.sample import CFG
+from prx_lab.sprint import SPRINT
+from prx_lab.steps import GuidanceDistillation, ProgressiveDistillation
+from prx_lab.terms import IREPA, LPIPS, REPA, PerceptualDINO
+from prx_lab.terms.contrastive import Contrastive, Corrected
+from prx_lab.terms.haste import AttentionAlignment
 
 BASE = Recipe(scale=SCALES["smoke"])
+GUIDED = BASE.but(rule=GuidanceDistillation(BASE.guidance), guidance=CFG(1.0))  # phases of a distillation
+SIXTEEN = GUIDED.but(rule=ProgressiveDistillation(16), time=Uniform())
+EIGHT = GUIDED.but(rule=ProgressiveDistillation(8), time=Uniform())
+JIT = BASE.but(space="pixels", predict="x", bottleneck=32, time=LogitNormal(mean=0.8, std=0.8, uniform=0.0))
+SHORT, CAMERA, POLISHED = Reference(captions="short"), Reference(style="photo"), Reference(style="polished")
+MIXED = BASE.then(0.8, BASE.but(captions="mixed"))
+SFT = BASE.then(0.85, BASE.but(style="polished", subset=1 / 64))
+
+
+def stacked(finish: Recipe) -> Recipe:
+    """Half of the tokens and a teacher for five sixths of the run, then `finish`: the shares of PRX's 24-hour run."""
+    return finish.but(router=TREAD()).plus(REPA(teacher="lab-dino-dense")).then(5 / 6, finish)
+
+
+SPEEDRUN = stacked(BASE.but(optim=Muon(), ema=EMA(0.999)))
 
 RECIPES: dict[str, Recipe] = {
     "baseline": BASE,
     # alignment
     "repa": BASE.plus(REPA(teacher="lab-dino")),
     "repa-dense": BASE.plus(REPA(teacher="lab-dino-dense")),
+    "irepa": BASE.plus(IREPA(teacher="lab-dino")),
+    "irepa-dense": BASE.plus(IREPA(teacher="lab-dino-dense")),
+    "repa-stop": BASE.plus(REPA(teacher="lab-dino-dense")).then(0.6, BASE),
+    "haste": BASE.plus(REPA(teacher="lab-dino-dense"), AttentionAlignment(teacher="lab-dino-dense")).then(0.6, BASE),
     # latent spaces
+    "repa-e": BASE.but(space="lab-vae-repa-e").plus(REPA(teacher="lab-dino")),
+    "repa-e-vae": BASE.but(space="lab-vae-repa-e"),
+    "flux2": BASE.but(space="lab-vae-semantic"),
     # objectives
+    "x-pred": BASE.but(predict="x"),
+    "contrastive": BASE.plus(Contrastive()),
+    "contrastive-roll": BASE.plus(Contrastive(negatives="roll")),
+    "contrastive-corrected": BASE.plus(Contrastive()).but(guidance=Corrected()),
+    "x-lpips": BASE.but(predict="x").plus(LPIPS(space=BASE.space)),
+    "x-pdino": BASE.but(predict="x").plus(PerceptualDINO(space=BASE.space)),
+    "jit": JIT,
+    "jit-lpips": JIT.plus(LPIPS()),
+    "jit-pdino": JIT.plus(PerceptualDINO()),
+    "jit-v": JIT.but(predict="v"),
+    "jit-prx": JIT.but(time=LogitNormal(shift=3.0), shift=3.0),
     # routing
+    "tread": BASE.but(router=TREAD()),
+    "tread-repa": BASE.but(router=TREAD()).plus(REPA()),
+    "tread-repa-outside": BASE.but(router=TREAD()).plus(REPA(depth=0.125)),
+    "tread-self-guided": BASE.but(router=TREAD(), guidance=SelfGuidance()),
+    "tread-sparse": BASE.but(router=TREAD(), guidance=SparseGuidance()),
+    "sprint": BASE.but(router=SPRINT()).then(0.9, BASE.but(router=SPRINT(rate=1.0))),
+    "sprint-raw": BASE.but(router=SPRINT()),
+    "sprint-path-drop": BASE.but(router=SPRINT(), guidance=PathDrop()).then(0.9, BASE.but(router=SPRINT(rate=1.0), guidance=PathDrop())),
+    "jit-tread": JIT.but(router=TREAD()),
+    "jit-sprint": JIT.but(router=SPRINT()).then(0.9, JIT.but(router=SPRINT(rate=1.0))),
     # data
+    "short-captions": BASE.but(captions="short"),
+    "short-captions-short-prompts": BASE.but(captions="short", reference=SHORT),
+    "long-short-prompts": BASE.but(reference=SHORT),
+    "mixed-finish": MIXED,
+    "mixed-finish-short-prompts": MIXED.but(reference=SHORT),
+    "camera": BASE.but(style="photo", reference=CAMERA),
+    "render-on-camera": BASE.but(reference=CAMERA),
+    "sft": SFT,
+    "sft-unselected": BASE.then(0.85, BASE.but(subset=1 / 64)),
+    "sft-on-polished": SFT.but(reference=POLISHED),
+    "baseline-on-polished": BASE.but(reference=POLISHED),
     # optimisation
+    "muon": BASE.but(optim=Muon()),
+    "muon-fused": BASE.but(optim=Muon(qkv="fused", adaln="muon", aux=AdamW(eps=1e-8))),
+    "low-lr": BASE.but(optim=AdamW(lr_scale=0.5)),
+    "high-lr": BASE.but(optim=AdamW(lr_scale=2.0)),
+    "bf16": BASE.but(precision=Precision("bf16", "bf16")),
+    "fp32": BASE.but(precision=Precision("fp32", "fp32")),
+    "ema": BASE.but(ema=EMA(0.999)),
+    "constant": BASE.but(schedule=Schedule(final=1.0)),
+    "constant-ema": BASE.but(schedule=Schedule(final=1.0), ema=EMA(0.999)),
     # stacked, and distilled
+    "speedrun": SPEEDRUN,
+    "speedrun-no-repa": SPEEDRUN.but(terms=BASE.terms),
+    "speedrun-no-tread": SPEEDRUN.but(router=Dense()),
+    "speedrun-no-muon": SPEEDRUN.but(optim=AdamW()),
+    "speedrun-no-ema": SPEEDRUN.but(ema=EMA()),
+    "speedrun-no-finish": SPEEDRUN.but(phases=()),
+    "speedrun-pixels": stacked(JIT.but(optim=Muon(), ema=EMA(0.999)).plus(LPIPS(until=1.0), PerceptualDINO(until=1.0))),
+    "distilled": BASE.then(0.6, GUIDED).then(0.8, EIGHT),  # the baseline, its guidance, then two steps in one
+    "distilled-32": BASE.then(0.6, GUIDED).then(0.75, SIXTEEN).then(0.875, EIGHT),  # 32 steps to 16 to 8
+    "eight-steps": BASE.but(sampler_steps=8),
+    "eight-steps-cfg1": BASE.but(sampler_steps=8, guidance=CFG(1.0)),
 }
 
 

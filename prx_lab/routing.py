@@ -3,6 +3,7 @@
 A router is a value; its kept ids are drawn outside the model and passed in. B batch, N tokens, K kept, D width.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,11 @@ def put(x: Tensor, keep: Tensor, z: Tensor) -> Tensor:
 def smallest(score: Tensor, k: int) -> Tensor:
     """Sorted ids (B, k) of the k tokens with the smallest scores (B, N)."""
     return torch.sort(score.argsort(1)[:, :k], 1).values
+
+
+def count(tokens: int, rate: float) -> int:
+    """How many of `tokens` a share `rate` keeps: all but the whole part of the others, and one at least."""
+    return max(1, tokens - int(round(tokens * (1 - rate), 6)))  # rounded: 1 - 0.9 is a little less than 0.1
 
 
 class Route(nn.Module, ABC):
@@ -99,8 +105,8 @@ class TREAD(Router):
     """A random share `rate` of the tokens runs through the blocks from `start` to `end`, the rest goes around them
     (arXiv 2501.04765, section 3; its `selection_ratio` is the other share, 1 - rate).
 
-    Positions are fractions of depth: block round(start * depth) to block round(end * depth) - 1. PRX's 2..12 of 16
-    blocks are 0.125 and 0.8125.
+    Positions are fractions of depth: block round(start * depth) to block round(end * depth) - 1, halves rounded up. PRX's
+    2..12 of 16 blocks are 0.125 and 0.8125.
     """
 
     rate: float = 0.5
@@ -114,7 +120,8 @@ class TREAD(Router):
             raise LabError(f"A route from {self.start} to {self.end} of the depth does not exist; use 0 <= start < end <= 1.")
 
     def kept(self, tokens: int) -> int:
-        return max(1, tokens - int(tokens * (1 - self.rate)))
+        return count(tokens, self.rate)
 
     def span(self, depth: int) -> tuple[int, int]:
-        return round(self.start * depth), max(round(self.start * depth), round(self.end * depth) - 1)
+        first, behind = math.floor(self.start * depth + 0.5), math.floor(self.end * depth + 0.5)
+        return first, max(first, behind - 1)

@@ -34,7 +34,7 @@ def pick_device() -> torch.device:
 def store_of(recipe: Recipe, device: torch.device) -> Store:
     """The recipe's training data, encoded by its frozen networks."""
     source, s = open_source(recipe, "train"), recipe.scale
-    n = min(s.images, len(source))
+    n = min(max(1, round(recipe.subset * s.images)), len(source))
     return prepare(source, n, s.size, recipe.captions, recipe.space, recipe.text, recipe.teachers, s.grid, device)
 
 

@@ -18,6 +18,7 @@ from prx_lab.spec import Spec
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
+
 class Predict(Protocol):
     """The network as a velocity field; `keep` (B, K) are the tokens that run through its routed blocks, None for all."""
 
@@ -67,14 +68,19 @@ class CFG(Guidance):
         return guided
 
 
+def velocity(model: PRX, predict: str, x: Tensor, t: Tensor, text: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+    """The network's velocity (B, C, H, W) at times t (B,), float32, whichever of `v` and `x` it predicts."""
+    raw = model(x, t, text, mask, keep)[0].float()
+    return raw if predict == "v" else v_from_x(raw, x, t)
+
+
 def predictor(model: PRX, predict: str, autocast: Callable[[], object]) -> Predict:
     """The network as a velocity, whichever of `v` and `x` it predicts; the state stays float32."""
 
     def v(x: Tensor, t: float, text: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
         time = torch.full((x.shape[0],), t, device=x.device)
         with autocast():
-            raw = model(x, time, text, mask, keep)[0].float()
-        return raw if predict == "v" else v_from_x(raw, x, time)
+            return velocity(model, predict, x, time, text, mask, keep)
 
     return v
 

@@ -31,7 +31,11 @@ class Space(nn.Module, ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> images, clamped to [-1, 1]."""
-        return self._decode(latents).clamp(-1, 1)
+        return self.unclamped(latents).clamp(-1, 1)
+
+    def unclamped(self, latents: Tensor) -> Tensor:
+        """Latents -> images as they come, so that a loss on them has a gradient at every pixel."""
+        return self._decode(latents)
 
     @abstractmethod
     def _encode(self, images: Tensor) -> Tensor: ...

@@ -31,13 +31,25 @@ class VisionTeacher(nn.Module, ABC):
     patch: int
     side: int
 
-    @abstractmethod
+    @torch.no_grad()
     def tokens(self, images: Tensor, grid: int) -> Tensor:
         """Final-normed patch tokens (B, grid * grid, E) of images (B, 3, H, W) in [-1, 1], in raster order."""
+        return self.patches(resize(images, grid * self.patch).clamp(-1, 1))
+
+    @abstractmethod
+    def patches(self, images: Tensor) -> Tensor:
+        """The same of images whose sides are multiples of `patch`, as they are; gradients reach every pixel."""
 
     @abstractmethod
     def pooled(self, images: Tensor) -> Tensor:
         """One vector per image (B, E): the network's own global embedding, at its usual input size."""
+
+    def attention(self, images: Tensor, grid: int, block: int) -> Tensor:
+        """Queries, scaled, beside keys (B, h, N, 2 d) of the patch tokens in a block, counted as Python counts: -1 is the last.
+
+        The products q k^T are the block's attention logits without the rows and columns of CLS and registers.
+        """
+        raise LabError(f"The queries and keys of '{self.name}' cannot be read; use an embedded teacher or a DINOv2.")
 
 
 class TextEncoder(nn.Module, ABC):
@@ -72,7 +84,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images.clamp(-1, 1) * 0.5 + 0.5 - self.mean) / self.std
+        return (images * 0.5 + 0.5 - self.mean) / self.std
 
 
 class TimmTeacher(VisionTeacher):
@@ -86,14 +98,31 @@ class TimmTeacher(VisionTeacher):
         self.prefix = network.num_prefix_tokens  # CLS and registers
         self.normalise = Normalise(mean, std)
 
+    def patches(self, images: Tensor) -> Tensor:
+        return self.network.forward_features(self.normalise(images))[:, self.prefix :].float()
+
     @torch.no_grad()
-    def tokens(self, images: Tensor, grid: int) -> Tensor:
-        inputs = resize(images, grid * self.patch)
-        return self.network.forward_features(self.normalise(inputs))[:, self.prefix :].float()
+    def attention(self, images: Tensor, grid: int, block: int) -> Tensor:
+        from timm.models import VisionTransformer
+
+        network = self.network
+        if not isinstance(network, VisionTransformer):  # timm's other transformers turn queries and keys outside of `attn`
+            return super().attention(images, grid, block)
+        depth = len(network.blocks)
+        if not -depth <= block < depth:
+            raise LabError(f"'{self.name}' has {depth} blocks, so no block {block}; use {-depth} to {depth - 1}.")
+        x = network.patch_embed(self.normalise(resize(images, grid * self.patch).clamp(-1, 1)))
+        x = network.norm_pre(network.patch_drop(network._pos_embed(x)))
+        *before, last = network.blocks[: block % depth + 1]
+        for part in before:
+            x = part(x)
+        attn = last.attn
+        q, k, _ = attn.qkv(last.norm1(x)).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, 1+N, d) each
+        return torch.cat([attn.q_norm(q) * attn.scale, attn.k_norm(k)], -1)[:, :, self.prefix :].float()
 
     @torch.no_grad()
     def pooled(self, images: Tensor) -> Tensor:
-        features = self.network.forward_features(self.normalise(resize(images, self.side)))
+        features = self.network.forward_features(self.normalise(resize(images, self.side).clamp(-1, 1)))
         return (features[:, 0] if self.prefix else features.mean(1)).float()
 
 
@@ -107,16 +136,14 @@ class CLIPTeacher(VisionTeacher):
         self.width, self.patch, self.side = config.hidden_size, config.patch_size, config.image_size
         self.normalise = Normalise(mean, std)
 
-    @torch.no_grad()
-    def tokens(self, images: Tensor, grid: int) -> Tensor:
-        pixels = self.normalise(resize(images, grid * self.patch))
+    def patches(self, images: Tensor) -> Tensor:
         model = self.network.vision_model
-        hidden = model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        hidden = model(pixel_values=self.normalise(images), interpolate_pos_encoding=True).last_hidden_state
         return model.post_layernorm(hidden[:, 1:]).float()
 
     @torch.no_grad()
     def pooled(self, images: Tensor) -> Tensor:
-        return self.network(pixel_values=self.normalise(resize(images, self.side))).image_embeds.float()
+        return self.network(pixel_values=self.normalise(resize(images, self.side).clamp(-1, 1))).image_embeds.float()
 
 
 class T5GemmaText(TextEncoder):
@@ -199,6 +226,14 @@ def load_vision(name: str) -> VisionTeacher:
     if name in known or Path(name).is_dir():
         return freeze(published.vision(name))
     raise LabError(f"There is no vision teacher '{name}'.{nearest(name, known)} Known: {', '.join(known)}, or a local folder.")
+
+
+def look(name: str, images: Tensor, grid: int) -> Tensor:
+    """What a teacher sees in images: its patch tokens (B, N, E), or (B, h, N, 2 d) the queries and keys of one of its blocks,
+    whose number follows the name after `:qk`, as in `lab-dino:qk-1`."""
+    base, mark, block = name.partition(":qk")
+    teacher = load_vision(base).to(images.device)
+    return teacher.attention(images, grid, int(block)) if mark else teacher.tokens(images, grid)
 
 
 @functools.cache

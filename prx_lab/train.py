@@ -69,11 +69,10 @@ class Training:
     `stores` holds one data set for each phase, or one for all of them.
     """
 
-    def __init__(
-        self, recipe: Recipe, stores: Store | Sequence[Store], seed: int, device: torch.device, compiled: bool = False
-    ):
+    def __init__(self, recipe: Recipe, stores: Store | Sequence[Store], seed: int, device: torch.device, compiled: bool = False):
         self.whole, self.seed, self.device, self.compiled = recipe, seed, device, compiled
         self.stores = [stores] * len(recipe.plan) if isinstance(stores, Store) else list(stores)
+        recipe.rule.check_after(())  # a recipe cannot ask this of itself: it may be meant as a phase
         if min(map(len, self.stores)) < 1:
             raise LabError("There is no image to train on; check the data.")
         self.step_index, self.seconds = 0, 0.0
@@ -85,7 +84,8 @@ class Training:
         self.learner = build(self.recipe, self.store, self.seed, self.device)
         self.optimizer = self.recipe.optim.build(self.learner, self.recipe.scale.lr)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.ema = {k: v.clone() for k, v in self.learner.model.state_dict().items()} if self.recipe.ema.decay else {}
+        start = self.learner.model.state_dict() if self.recipe.ema.decay else {}
+        self.ema = {k: v.to(torch.float32, copy=True) for k, v in start.items()}  # bf16 would lose its small steps
         self.start_from(tensors)
         self.rule = self.recipe.rule.build(self.learner).to(self.device)
         if self.compiled:
@@ -96,7 +96,8 @@ class Training:
         """One update; a loss or gradient that is not finite stops the run before it touches the weights."""
         plan = self.whole.plan
         while self.phase + 1 < len(plan) and self.step_index >= plan[self.phase + 1][0]:
-            self.enter(self.phase + 1, self.tensors())
+            kept = plan[self.phase + 1][1].optim.continues(self.recipe.optim)  # another optimiser starts without a history
+            self.enter(self.phase + 1, {k: v for k, v in self.tensors().items() if kept or not k.startswith("optim/")})
         recipe, i = self.recipe, self.step_index
         batch = self.store.batch(order(self.seed, i, recipe.scale.batch, len(self.store))).to(self.device)
         key = (self.seed, i, 0, 0)
@@ -124,7 +125,7 @@ class Training:
         if self.ema:
             rate = self.recipe.ema.rate(self.step_index)
             for name, value in self.learner.model.state_dict().items():
-                self.ema[name].lerp_(value, 1 - rate)
+                self.ema[name].lerp_(value.float(), 1 - rate)
 
     def fit(self, until: int, folder: Path | None = None, save_every: int = 500) -> Iterator[dict[str, float]]:
         """Train to step `until`, yielding one row of the log per step and saving to `folder`/checkpoint.

@@ -95,9 +95,7 @@ def gaussian_v(mu: float, s: float):
     return v
 
 
-@pytest.mark.parametrize(
-    "solver, errors", [(euler, [0.0432, 0.0219, 0.0110, 0.0055]), (heun, [0.00199, 0.000479, 0.000117, 0.000029])]
-)
+@pytest.mark.parametrize("solver, errors", [(euler, [0.0432, 0.0219, 0.0110, 0.0055]), (heun, [0.00199, 0.000479, 0.000117, 0.000029])])
 def test_solvers_on_the_closed_form_gaussian(solver, errors):
     eps = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
     for steps, expected in zip([25, 50, 100, 200], errors):

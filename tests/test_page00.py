@@ -7,8 +7,10 @@ PAGE = Path(__file__).parents[1] / "notebooks" / "00_flow_matching_in_thirty_lin
 
 
 def cells():
-    return [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", []))
-            for cell in json.loads(PAGE.read_text(encoding="utf-8"))["cells"]]
+    return [
+        (cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", []))
+        for cell in json.loads(PAGE.read_text(encoding="utf-8"))["cells"]
+    ]
 
 
 def test_thirty_lines_are_thirty():

@@ -80,7 +80,7 @@ def test_flip_moves_labels_with_pixels() -> None:
     columns = turned[:, 0, 0].argmax(1)
     assert set(columns.tolist()) == {10, 53}
     assert torch.allclose((columns + 0.5) / 64, moved[:, 0, 4]) and torch.equal(sides[:, 2] == 1, columns == 53)
-    assert (moved[:, 1:] [..., 0] == -1).all()
+    assert (moved[:, 1:][..., 0] == -1).all()
 
 
 def test_defects_are_mild_and_bounded() -> None:

@@ -19,12 +19,72 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     # alignment
     "repa": {"terms[1]"},
     "repa-dense": {"terms[1]"},
+    "irepa": {"terms[1]"},
+    "irepa-dense": {"terms[1]"},
+    "repa-stop": {"terms[1]", "phases[0]"},
+    "haste": {"terms[1]", "terms[2]", "phases[0]"},
     # latent spaces
+    "repa-e": {"space", "terms[1]"},
+    "repa-e-vae": {"space"},
+    "flux2": {"space"},
     # objectives
+    "x-pred": {"predict"},
+    "contrastive": {"terms[1]"},
+    "contrastive-roll": {"terms[1]"},
+    "contrastive-corrected": {"terms[1]", "guidance"},
+    "x-lpips": {"predict", "terms[1]"},
+    "x-pdino": {"predict", "terms[1]"},
+    "jit": {"space", "predict", "bottleneck", "time"},
+    "jit-lpips": {"space", "predict", "bottleneck", "time", "terms[1]"},
+    "jit-pdino": {"space", "predict", "bottleneck", "time", "terms[1]"},
+    "jit-v": {"space", "bottleneck", "time"},
+    "jit-prx": {"space", "predict", "bottleneck", "time", "shift"},
     # routing
+    "tread": {"router"},
+    "tread-repa": {"router", "terms[1]"},
+    "tread-repa-outside": {"router", "terms[1]"},
+    "tread-self-guided": {"router", "guidance"},
+    "tread-sparse": {"router", "guidance"},
+    "sprint": {"router", "phases[0]"},
+    "sprint-raw": {"router"},
+    "sprint-path-drop": {"router", "guidance", "phases[0]"},
+    "jit-tread": {"space", "predict", "bottleneck", "time", "router"},
+    "jit-sprint": {"space", "predict", "bottleneck", "time", "router", "phases[0]"},
     # data
+    "short-captions": {"captions"},
+    "short-captions-short-prompts": {"captions", "reference"},
+    "long-short-prompts": {"reference"},
+    "mixed-finish": {"phases[0]"},
+    "mixed-finish-short-prompts": {"phases[0]", "reference"},
+    "camera": {"style", "reference"},
+    "render-on-camera": {"reference"},
+    "sft": {"phases[0]"},
+    "sft-unselected": {"phases[0]"},
+    "sft-on-polished": {"phases[0]", "reference"},
+    "baseline-on-polished": {"reference"},
     # optimisation
+    "muon": {"optim"},
+    "muon-fused": {"optim"},
+    "low-lr": {"optim"},
+    "high-lr": {"optim"},
+    "bf16": {"precision"},
+    "fp32": {"precision"},
+    "ema": {"ema"},
+    "constant": {"schedule"},
+    "constant-ema": {"schedule", "ema"},
     # stacked, and distilled
+    "speedrun": {"optim", "ema", "router", "terms[1]", "phases[0]"},
+    "speedrun-no-repa": {"optim", "ema", "router", "phases[0]"},
+    "speedrun-no-tread": {"optim", "ema", "terms[1]", "phases[0]"},
+    "speedrun-no-muon": {"ema", "router", "terms[1]", "phases[0]"},
+    "speedrun-no-ema": {"optim", "router", "terms[1]", "phases[0]"},
+    "speedrun-no-finish": {"optim", "ema", "router", "terms[1]"},
+    "speedrun-pixels": {"space", "predict", "bottleneck", "time", "optim", "ema", "router", "phases[0]"}
+    | {"terms[1]", "terms[2]", "terms[3]"},
+    "distilled": {"phases[0]", "phases[1]"},
+    "distilled-32": {"phases[0]", "phases[1]", "phases[2]"},
+    "eight-steps": {"sampler_steps"},
+    "eight-steps-cfg1": {"sampler_steps", "guidance"},
 }
 
 
@@ -95,6 +155,12 @@ def test_set_reads_text_as_the_type_of_the_field():
     for path, text in [("scale.stpes", "1"), ("scale.steps", "many"), ("space.name", "x"), ("router", "TREED")]:
         with pytest.raises(LabError):
             BASE.set(path, text)
+
+
+@pytest.mark.parametrize("path, text", [("phases", "x"), ("optim.betas", "0.9,0.99"), ("time.shift", "0"), ("optim.eps", "nan")])
+def test_what_cannot_be_set_from_text_is_refused(path, text):
+    with pytest.raises(LabError, match=path.rpartition(".")[2]):
+        BASE.set(path, text)
 
 
 def test_unknown_names_suggest_the_nearest():

@@ -7,19 +7,26 @@ import torch
 
 from prx_lab.data.store import Store
 from prx_lab.recipe import SCALES, Recipe
-from prx_lab.recipes import RECIPES
+from prx_lab.recipes import BASE, RECIPES
 
 TINY = replace(SCALES["smoke"], size=32, grid=4, width=32, depth=4, heads=2, steps=6, batch=8, images=32)
 CPU = torch.device("cpu")
+CHANNELS = {"lab-vae-semantic": 32}  # of the latents; 16 elsewhere
 
 
 def tiny(recipe: Recipe) -> Recipe:
     """`recipe` at a size that trains in a second, in float32 so that equalities can be exact."""
-    return recipe.but(scale=TINY, precision=replace(recipe.precision, compute="fp32"))
+    compute = "bf16" if recipe.precision.store == "bf16" else "fp32"  # weights in bf16 cannot compute in float32
+    return recipe.but(scale=TINY, precision=replace(recipe.precision, compute=compute))
 
 
 def store(recipe: Recipe | None = None, n: int = 32) -> Store:
-    """Random data of the shape that `recipe` trains on: pixels, or latents of 16 channels; every teacher there is."""
+    """Random data of the shape that `recipe` trains on: pixels, or latents; every teacher there is.
+
+    Latents differ from space to space and from style to style, text from one kind of captions to the next.
+    """
+    recipe = recipe or BASE
+    space, n = recipe.space, max(1, round(recipe.subset * n))
     g = np.random.default_rng(0)
     lengths = g.integers(2, 7, n + 1)
     text = {
@@ -28,9 +35,14 @@ def store(recipe: Recipe | None = None, n: int = 32) -> Store:
     }
     x = g.standard_normal((n, 16, 4, 4)).astype(np.float16)
     names = {"lab-dino", "lab-dino-dense"} | {name for r in RECIPES.values() for _, part in r.plan for name in part.teachers}
-    features = {name: g.standard_normal((n, 16, 10)).astype(np.float16) for name in sorted(names)}
+    seen = {name: (n, 3, 16, 8) if ":qk" in name else (n, 16, 10) for name in sorted(names)}
+    features = {name: np.random.default_rng([*name.encode()]).standard_normal(s).astype(np.float16) for name, s in seen.items()}
     images = g.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    return Store(images, None if recipe is not None and recipe.space == "pixels" else x, text, features)
+    if recipe.captions != BASE.captions:
+        text["tokens"] = np.random.default_rng([*recipe.captions.encode()]).standard_normal((n + 1, 6, 12)).astype(np.float16)
+    if (space, recipe.style) != (BASE.space, BASE.style):
+        x = np.random.default_rng([*(space + recipe.style).encode()]).standard_normal((n, CHANNELS.get(space, 16), 4, 4)).astype(np.float16)
+    return Store(images, None if space == "pixels" else x, text, features)
 
 
 def shape(recipe: Recipe, batch: int = 8) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class Batch:
 
     x: Tensor  # (B, C, H, W) latents or pixels, about unit variance
     text: Text
-    teachers: dict[str, Tensor]  # name -> (B, N, E)
+    teachers: dict[str, Tensor]  # name -> (B, N, E), or name:qk<block> -> (B, h, N, 2 d)
 
     def to(self, device: torch.device | str) -> "Batch":
         teachers = {k: v.to(device, non_blocking=True) for k, v in self.teachers.items()}

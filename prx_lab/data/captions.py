@@ -1,10 +1,11 @@
-"""Captions written from the scene graph, long or short, and exactly the facts that a long one states."""
+"""Captions written from the scene graph, long or short, and exactly the facts that each states."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prx_lab.data.graph import LEVELS, Object, Scene, view
+from prx_lab.data.source import kind_at
 from prx_lab.errors import LabError
 
 RELATIONS = ("left of", "right of", "in front of", "behind")
@@ -20,7 +21,7 @@ LIGHT = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a long caption states: the objects, and triples (object, one of RELATIONS, object) by index."""
+    """What a caption states: the objects, "" for an attribute it leaves open, and triples (object, one of RELATIONS, object) by index."""
 
     objects: tuple[Object, ...]
     relations: tuple[tuple[int, str, int], ...]
@@ -42,8 +43,13 @@ def relation(scene: Scene, i: int, j: int) -> str:
     return "left of" if across < 0 else "right of"
 
 
-def facts(scene: Scene) -> Facts:
-    """The objects and relations that `caption(scene, "long")` states: each object after the first against an earlier one."""
+def facts(scene: Scene, kind: str = "long") -> Facts:
+    """The objects and relations that `caption(scene, kind)` states: of a short one shapes and colours alone.
+
+    A long one relates each object after the first to an earlier one.
+    """
+    if kind_at(kind, scene.index) == "short":
+        return Facts(tuple(replace(o, size="", material="") for o in scene.objects), ())
     rng = choices(scene)
     flip = rng.random() < 0.5
     relations = []
@@ -72,12 +78,13 @@ def caption(scene: Scene, kind: str = "long") -> str:
     """A caption in plain lower-case words; the same scene always gets the same one.
 
     `long`: every object with its four attributes, relations, surface and light; `short`: one clause that names the
-    objects. Raises LabError for another kind.
+    objects; `mixed`: one of the two, half each, by the scene's index. Raises LabError for another kind.
     """
+    kind = kind_at(kind, scene.index)
     if kind == "short":
         return listed([brief(o, "a") for o in scene.objects])
     if kind != "long":
-        raise LabError(f"A caption is 'long' or 'short', not {kind!r}.")
+        raise LabError(f"A caption is 'long' or 'short', or 'mixed' for half of each, not {kind!r}.")
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([scene.seed, scene.index, LEVELS.index(scene.level), 13])))
     body = pair(scene, rng) if len(scene.objects) == 2 else several(scene, rng)
     if scene.style == "photo":

@@ -148,8 +148,11 @@ def read_rows(path: Path) -> list[dict]:
     import pandas
 
     try:
-        table = (pandas.read_parquet(path) if path.suffix == ".parquet"
-                 else pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig"))
+        table = (
+            pandas.read_parquet(path)
+            if path.suffix == ".parquet"
+            else pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        )
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
         raise LabError(f"{path} cannot be read: {str(error).strip()}.") from error
     return table.to_dict("records")

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.std import tqdm
 
 from prx_lab.data.decode import BROKEN, Blob, problem, square
-from prx_lab.data.source import Source
+from prx_lab.data.source import Source, kind_at
 from prx_lab.errors import LabError
 
 HELD = ("val", "validation", "valid", "dev", "test")
@@ -64,17 +64,19 @@ class Listed(Source):
         return np.stack(squares) if squares else np.zeros((0, size, size, 3), np.uint8)
 
     def captions(self, index: Sequence[int], kind: str = "long") -> list[str]:
-        """One caption per image; `short` equals `long` where the data has one kind only."""
-        if kind not in ("long", "short"):
-            raise LabError(f"captions are 'long' or 'short', not '{kind}'.")
-        return [self.items[i].long if kind == "long" else self.items[i].short for i in index]
+        """One caption per image, `mixed` half of each kind by index; all are equal where the data has one kind only."""
+        if kind not in ("long", "short", "mixed"):
+            raise LabError(f"captions are 'long' or 'short', or 'mixed' for half of each, not '{kind}'.")
+        return [self.items[i].long if kind_at(kind, i) == "long" else self.items[i].short for i in index]
 
     def _square(self, item: Item, size: int) -> np.ndarray:
         try:
             return square(self.blob(item), size)
         except BROKEN as error:
-            raise LabError(f"'{item.name}' in {self.name} was readable when the data was opened and is not now "
-                           f"({error}); restore it, or start again without it.") from error
+            raise LabError(
+                f"'{item.name}' in {self.name} was readable when the data was opened and is not now "
+                f"({error}); restore it, or start again without it."
+            ) from error
 
     def _drop_unreadable(self) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -89,8 +91,9 @@ class Listed(Source):
             raise LabError(f"none of the {len(bad)} images in {self.name} can be read, replace them: {told}.")
         self.unreadable = bad
         self.items = [item for item in self.items if item.name not in bad]
-        warnings.warn(f"{self.name}: {len(bad)} of {len(reasons)} images cannot be read and are skipped: {told}",
-                      stacklevel=6)  # the caller of load_source
+        warnings.warn(
+            f"{self.name}: {len(bad)} of {len(reasons)} images cannot be read and are skipped: {told}", stacklevel=6
+        )  # the caller of load_source
 
 
 def place(key: str) -> float:

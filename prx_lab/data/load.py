@@ -71,14 +71,17 @@ def load_hub(data: str, split: str, caption: str, limit: int) -> Table:
 
     name, _, config = data.partition(":")
     if not cached(name) and not reachable():
-        raise LabError(f"there is no folder '{data}', and the hub data set of that name is not on this machine and cannot "
-                       f"be fetched without a network: give the path of a local copy.{neighbour(Path(data))}")
+        raise LabError(
+            f"there is no folder '{data}', and the hub data set of that name is not on this machine and cannot "
+            f"be fetched without a network: give the path of a local copy.{neighbour(Path(data))}"
+        )
     try:
         tables = load_dataset(name, config) if config else load_dataset(name)
     except Exception as error:  # network, gating, a missing config, scripts: the library's sentence says which
         cause = str(error).strip().split("\n")[0]
-        raise LabError(f"the hub data set '{data}' cannot be loaded: {cause}; download it and give its folder, or "
-                       f"name a config as owner/name:config.") from error
+        raise LabError(
+            f"the hub data set '{data}' cannot be loaded: {cause}; download it and give its folder, or name a config as owner/name:config."
+        ) from error
     assert isinstance(tables, DatasetDict)
     base, whole = choose(split, tables, data)
     table, column, items = open_table(tables[base], data, caption, Path(HF_CACHE_HOME))
@@ -117,8 +120,9 @@ def cached(name: str) -> bool:
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return ((Path(HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}").exists()
-            or (Path(HF_DATASETS_CACHE) / name.replace("/", "___")).exists())
+    return (Path(HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}").exists() or (
+        Path(HF_DATASETS_CACHE) / name.replace("/", "___")
+    ).exists()
 
 
 def reachable() -> bool:

@@ -226,5 +226,5 @@ class Scenes(Source):
         return ((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
     def captions(self, index: Sequence[int], kind: str = "long") -> list[str]:
-        """Captions of scenes `index`, `long` or `short`."""
+        """Captions of scenes `index`: `long`, `short`, or `mixed` for half of each."""
         return [caption(self.scene(int(i)), kind) for i in index]

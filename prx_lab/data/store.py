@@ -25,7 +25,7 @@ from prx_lab.flow import stream
 from prx_lab.machine import cores
 from prx_lab.progress import quiet
 from prx_lab.spaces import Space, load_space
-from prx_lab.teachers import TextEncoder, load_text, load_vision
+from prx_lab.teachers import TextEncoder, load_text, look
 
 CHUNK = 256
 Arrays = dict[str, NDArray]
@@ -37,8 +37,8 @@ def cache_root() -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """What identifies a network's weights: the hash of an embedded one's file, the name of a real one."""
-    path = zoo.WEIGHTS / name / "model.safetensors"
+    """What identifies a network's weights: the hash of an embedded one's file, the name of a real one; `:qk` ends a name."""
+    path = zoo.WEIGHTS / name.partition(":qk")[0] / "model.safetensors"
     return f"{name}:{zoo.digest(path)[:16]}" if path.exists() else name
 
 
@@ -145,12 +145,11 @@ def latents_of(images: NDArray, key: object, space: Space, device: torch.device)
 
 
 def tokens_of(images: NDArray, key: object, name: str, grid: int, device: torch.device) -> NDArray:
-    """A vision teacher's patch tokens float16 (n, grid^2, E)."""
+    """What a vision teacher sees, float16: patch tokens (n, grid^2, E), or queries and keys (n, h, grid^2, 2 d); see `look`."""
 
     def parts() -> Iterator[Arrays]:
-        teacher = load_vision(name).to(device)
         for c in chunks(len(images)):
-            yield {"y": teacher.tokens(to_float(images[c.start : c.stop]).to(device), grid).half().cpu().numpy()}
+            yield {"y": look(name, to_float(images[c.start : c.stop]).to(device), grid).half().cpu().numpy()}
 
     return cached("teacher", (key, fingerprint(name), grid), len(images), parts)["y"]
 
@@ -187,7 +186,7 @@ class Store:
 
     @property
     def widths(self) -> dict[str, int]:
-        return {name: y.shape[2] for name, y in self.teachers.items()}
+        return {name: y.shape[-1] for name, y in self.teachers.items()}
 
     @cached_property
     def mean(self) -> Tensor:

@@ -77,8 +77,11 @@ def image_column(table: "Dataset", where: str) -> tuple["Dataset", str]:
 
     features = table.features
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
-    raw = [name for name in IMAGE_COLUMNS if name in features
-           and (isinstance(features[name], dict) and "bytes" in features[name] or features[name] == Value("binary"))]
+    raw = [
+        name
+        for name in IMAGE_COLUMNS
+        if name in features and (isinstance(features[name], dict) and "bytes" in features[name] or features[name] == Value("binary"))
+    ]
     if not images + raw:
         raise LabError(f"{where} has no image column: it has {', '.join(features)}; name one 'image'.")
     column = first(IMAGE_COLUMNS, images) or (images + raw)[0]
@@ -93,8 +96,17 @@ def open_table(table: "Dataset", name: str, caption: str, root: Path) -> tuple["
 
 def parquet_splits(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
     """Split -> Parquet files below `root`, from the words of their paths (`data/train-00000-of-00001.parquet`)."""
-    words = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
-             "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"}
+    words = {
+        "train": "train",
+        "training": "train",
+        "test": "test",
+        "testing": "test",
+        "eval": "test",
+        "val": "validation",
+        "valid": "validation",
+        "validation": "validation",
+        "dev": "validation",
+    }
     splits: dict[str, list[str]] = {}
     for name in names:
         found = [words[word] for word in re.split(r"[^a-z0-9]+", name.lower()) if word in words]

@@ -42,8 +42,9 @@ class Composition:
     """Hits and totals of every image, by name: integer arrays (n,); `extra` (n,) counts detections that nobody captioned.
 
     `composition` counts captioned objects with shape *and* colour right on the same object; `shape`, `colour`, `size`,
-    `material` count single attributes of the matched detection; `relation` counts stated relations whose two objects
-    are both there (shape and colour) and stand as told; `whole` counts images in which everything captioned is right.
+    `material` count single attributes of the matched detection, where they are captioned ("" is not); `relation` counts
+    stated relations whose two objects are both there (shape and colour) and stand as told; `whole` counts images in
+    which everything captioned is right.
     `chance` is the accuracy of the same detections judged against other images' captions (None for one image).
     """
 
@@ -147,7 +148,9 @@ def _judge(detections: Sequence[Detection], facts: "Facts") -> tuple[dict[str, i
     told = [present[a] and present[b] and holds(r, detections[found[a]], detections[found[b]]) for a, r, b in facts.relations]
     hits = {"composition": int(present.sum()), "relation": sum(map(int, told))}
     hits |= dict(zip(ATTRIBUTES, map(int, right.sum(axis=0)), strict=True))
-    totals = dict.fromkeys(("composition", *ATTRIBUTES), len(found)) | {"relation": len(told), "whole": 1}
+    stated = [(o.shape, o.colour, o.size, o.material) for o in facts.objects]
+    totals = {"composition": len(found), "relation": len(told), "whole": 1}
+    totals |= {name: sum(row[k] != "" for row in stated) for k, name in enumerate(ATTRIBUTES)}
     hits["whole"] = int(all(hits[name] == totals[name] for name in NAMES[:-1]))
     return hits, totals, len(detections) - sum(j >= 0 for j in found)
 

@@ -35,7 +35,8 @@ class FeatureNetwork(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
             raise LabError(f"'{self.name}' takes uint8 images, not {images.dtype}: pass floats through `extract`, which rounds them.")
-        return self.embed(self.prepare(images.to(self.here.device).float())).float()
+        here = next((p.device for p in self.network.parameters()), self.here.device)  # a teacher that is shared may have been moved
+        return self.embed(self.prepare(images.to(here).float())).float()
 
 
 class LabJudge(FeatureNetwork):

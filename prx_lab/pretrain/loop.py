@@ -36,9 +36,7 @@ class Trained:
     loss: float
 
 
-def train(
-    network: nn.Module, draw: Callable[[int], Batch], loss: Callable[[nn.Module, Batch], Tensor], schedule: Schedule
-) -> Trained:
+def train(network: nn.Module, draw: Callable[[int], Batch], loss: Callable[[nn.Module, Batch], Tensor], schedule: Schedule) -> Trained:
     """Minimise `loss(network, draw(step))`, `draw` in full precision; returns the averaged weights in evaluation mode.
 
     Prints a line every 100 steps.

@@ -28,6 +28,15 @@ HOW = (
 DENOISER = replace(SCALES["cpu"], width=128, depth=4, heads=4)
 
 
+def objective(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The reconstruction loss of images (B, 3, H, W), with its KL, and the sampled latents that it was computed from."""
+    posterior = network.encode(x).latent_dist
+    z = posterior.sample().float()
+    error = network.decode(z).sample.float() - x
+    kl = posterior.kl().float().mean() / z[0].numel()
+    return error.abs().mean() + SETUP.squared * error.pow(2).mean() + SETUP.kl * kl, z
+
+
 def joint(net: nn.Module, corpus: vae.Corpus, seed: int) -> Callable[[int, float], dict[str, float]]:
     """The joint step on fresh batches, as a function of (step, rate factor); the denoiser is unconditional."""
     teacher = load_vision(SETUP.teacher)
@@ -38,13 +47,6 @@ def joint(net: nn.Module, corpus: vae.Corpus, seed: int) -> Callable[[int, float
     with torch.no_grad():
         for _ in range(50):  # start from the data's statistics, as REPA-E does
             norm(net.encode(corpus.batch()).latent_dist.mean)
-
-    def objective(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = network.encode(x).latent_dist
-        z = posterior.sample().float()
-        error = network.decode(z).sample.float() - x
-        kl = posterior.kl().float().mean() / z[0].numel()
-        return error.abs().mean() + SETUP.squared * error.pow(2).mean() + SETUP.kl * kl, z
 
     pair = [torch.optim.AdamW(m.parameters(), SETUP.rest, (0.9, 0.99)) for m in (net, learner)]
     step, rates = JointStep(net, learner, norm, objective, *pair, align=SETUP.align), (SETUP.rest, 2e-3)

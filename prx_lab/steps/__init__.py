@@ -1,5 +1,6 @@
 """Update rules: methods that change the step itself, one file each."""
 
 from prx_lab.steps.base import Descent, Rule, RuleModule
+from prx_lab.steps.distill import GuidanceDistillation, ProgressiveDistillation
 
-__all__ = ["Descent", "Rule", "RuleModule"]
+__all__ = ["Descent", "GuidanceDistillation", "ProgressiveDistillation", "Rule", "RuleModule"]

@@ -11,6 +11,7 @@ from prx_lab.flow import Draw
 from prx_lab.spec import Spec
 
 if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
     from prx_lab.train import Learner
 
 
@@ -30,6 +31,9 @@ class Rule(Spec, ABC):
     @abstractmethod
     def build(self, learner: "Learner") -> RuleModule:
         """The rule for a learner as it is when the phase begins."""
+
+    def check_after(self, before: tuple["Recipe", ...]) -> None:
+        """Refuse, with a LabError, a phase that cannot follow the phases `before`; there are none at the start of a run."""
 
     def sampler_steps(self, steps: int) -> int:
         """Sampler steps of an evaluation, where the scale asks for `steps`."""

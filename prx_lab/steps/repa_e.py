@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prx_lab.data.batch import Batch, Text
+from prx_lab.errors import LabError
 from prx_lab.flow import Draw
+from prx_lab.terms import FlowMatching
 from prx_lab.train import Learner
 
 Objective = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]  # (autoencoder, images) -> (reconstruction loss, latents)
@@ -34,7 +36,7 @@ class LatentNorm(nn.BatchNorm2d):
 
 @dataclass
 class JointStep:
-    """The networks and optimisers of the joint step; the learner's terms are (FlowMatching, REPA), in this order."""
+    """The networks and optimisers of the joint step; the learner's terms are flow matching and an alignment, in this order."""
 
     autoencoder: nn.Module
     learner: Learner
@@ -44,6 +46,13 @@ class JointStep:
     optimizer: torch.optim.Optimizer
     align: float = 1.5  # weight of the alignment in the autoencoder's loss
     clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        terms = self.learner.recipe.terms
+        if len(terms) != 2 or not isinstance(terms[0], FlowMatching) or not terms[1].teachers:
+            raise LabError(
+                "The joint step reads two terms, FlowMatching() and then an alignment such as REPA(); change the recipe's terms."
+            )
 
     def __call__(self, images: Tensor, text: Text, teachers: dict[str, Tensor], draw: Draw) -> dict[str, float]:
         """Both updates on images (B, 3, H, W), with the same times and noise; returns the losses before them."""

@@ -3,13 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from prx_lab.data.batch import Batch
+from prx_lab.errors import LabError
 from prx_lab.flow import Point
 from prx_lab.model import PRX, Feat
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,24 @@ class Term(Spec, ABC):
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Vision teachers whose patch tokens the term reads from the batch."""
+        """Vision teachers whose patch tokens, or with `:qk<block>` queries and keys, the term reads from the batch."""
         return ()
 
     @abstractmethod
     def build(self, model: PRX, widths: Mapping[str, int]) -> TermModule:
         """The module for this model; `widths` gives each teacher's feature width."""
+
+
+def tapped(share: float, depth: int) -> int:
+    """The block after which a tap at a share of `depth` blocks reads, counted from 0: the paper's 8th of 28 is 0.28, block 7."""
+    return min(depth, max(1, round(share * depth))) - 1
+
+
+def require_all_tokens(recipe: "Recipe", block: int, reader: str) -> None:
+    """Refuse a tap behind which a router leaves only a part of the tokens; `reader` says who needs them all."""
+    first, last = recipe.router.span(recipe.scale.depth)
+    if first <= block <= last and recipe.router.kept(recipe.scale.tokens) < recipe.scale.tokens:
+        raise LabError(
+            f"{reader} needs every token of the grid, but block {block + 1} lies in the route through blocks {first + 1} to {last + 1}; "
+            "change its depth, or the router's start and end."
+        )

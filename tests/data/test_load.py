@@ -148,9 +148,11 @@ def test_split_folders_are_honoured_and_are_no_classes(tmp_path):
     with pytest.raises(LabError, match="no caption"):
         load_source(str(tmp_path))
     assert len(load_source(str(tmp_path), "train", "a photo")) == 4
-    assert {item.name for item in load_source(str(tmp_path), "val", "a photo").items} == \
-        {item.name for item in load_source(str(tmp_path), "test", "a photo").items} == \
-        {"test/photo000.png", "test/photo001.png"}
+    assert (
+        {item.name for item in load_source(str(tmp_path), "val", "a photo").items}
+        == {item.name for item in load_source(str(tmp_path), "test", "a photo").items}
+        == {"test/photo000.png", "test/photo001.png"}
+    )
     with pytest.raises(LabError, match="no split 'tset'.*test"):
         load_source(str(tmp_path), "tset", "a photo")
 
@@ -180,13 +182,16 @@ def test_metadata_as_imagefolder_reads_it(tmp_path, kind, column):
     assert source.captions([0], "short")[0].startswith("n")
 
 
-@pytest.mark.parametrize("row, words", [
-    ({"file_name": "../a.png", "text": "x"}, "relative path"),
-    ({"file_name": "/etc/a.png", "text": "x"}, "relative path"),
-    ({"file_name": "file:///a.png", "text": "x"}, "relative path"),
-    ({"name": "a.png", "text": "x"}, "file_name"),
-    ({"file_name": "a.png", "words": "x"}, "no caption"),
-])
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ({"file_name": "../a.png", "text": "x"}, "relative path"),
+        ({"file_name": "/etc/a.png", "text": "x"}, "relative path"),
+        ({"file_name": "file:///a.png", "text": "x"}, "relative path"),
+        ({"name": "a.png", "text": "x"}, "file_name"),
+        ({"file_name": "a.png", "words": "x"}, "no caption"),
+    ],
+)
 def test_bad_metadata_says_what_is_wrong(tmp_path, row, words):
     paint(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
@@ -231,15 +236,20 @@ def test_nested_folders_hidden_files_and_equal_stems(tmp_path):
     (tmp_path / "a.jpg.txt").write_text("only the JPEG")
     paint(tmp_path / ".thumbnails" / "t.png")
     (tmp_path / "._a.png").write_bytes(b"resource fork")
-    assert whole(tmp_path) == {"a.png": "words for a", "a.jpg": "only the JPEG", "deep/er/a.png": "words for deep/er/a",
-                               "B.JPEG": "words for B"}
+    assert whole(tmp_path) == {
+        "a.png": "words for a",
+        "a.jpg": "only the JPEG",
+        "deep/er/a.png": "words for deep/er/a",
+        "B.JPEG": "words for B",
+    }
     parts = [{item.name for item in load_source(str(tmp_path), split).items} for split in ("train", "val")]
     assert any({"a.png", "a.jpg"} <= part for part in parts)  # two exports of one picture stay on one side
 
 
-@pytest.mark.parametrize("names, words", [
-    ([], "no images.*empty"), (["a.txt"], "no images.*1 .txt"), (["IMG.HEIC"], "export them as JPEG"),
-    (["a.zip"], "unpack")])
+@pytest.mark.parametrize(
+    "names, words",
+    [([], "no images.*empty"), (["a.txt"], "no images.*1 .txt"), (["IMG.HEIC"], "export them as JPEG"), (["a.zip"], "unpack")],
+)
 def test_folders_without_images_say_so(tmp_path, names, words):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
@@ -257,6 +267,7 @@ def test_limit_takes_the_first_of_the_same_order(tmp_path):
 
 def huge_png():
     """A valid PNG header that claims 60000 x 60000 pixels, in a few hundred bytes."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -269,8 +280,14 @@ def bad_files():
     buffer = io.BytesIO()
     noise.save(buffer, "JPEG")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
-    return {"empty.jpg": b"", "truncated.jpg": buffer.getvalue()[:-3000], "bomb.png": huge_png(),
-            "text.png": b"this is not an image at all", "script.png": postscript, "header.png": encoded()[:30]}
+    return {
+        "empty.jpg": b"",
+        "truncated.jpg": buffer.getvalue()[:-3000],
+        "bomb.png": huge_png(),
+        "text.png": b"this is not an image at all",
+        "script.png": postscript,
+        "header.png": encoded()[:30],
+    }
 
 
 def test_unreadable_images_are_named_once_skipped_and_counted(tmp_path):
@@ -313,8 +330,10 @@ def close(path, colour, tolerance=3):
     return np.abs(found - np.array(colour)).max() <= tolerance
 
 
-@pytest.mark.parametrize("mode, suffix", [("RGB", "jpg"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("CMYK", "tif"),
-                                          ("RGBA", "webp"), ("YCbCr", "tif"), ("RGB", "bmp")])
+@pytest.mark.parametrize(
+    "mode, suffix",
+    [("RGB", "jpg"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("CMYK", "tif"), ("RGBA", "webp"), ("YCbCr", "tif"), ("RGB", "bmp")],
+)
 def test_every_mode_becomes_the_same_red(tmp_path, mode, suffix):
     assert close(paint(tmp_path / f"a.{suffix}", mode=mode), RED)
 
@@ -361,7 +380,7 @@ def test_any_aspect_gives_the_centre_square(tmp_path, size):
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     side = min(size)
     top, left = (size[1] - side) // 2, (size[0] - side) // 2
-    pixels[top:top + side, left:left + side] = BLUE
+    pixels[top : top + side, left : left + side] = BLUE
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = square(tmp_path / "a.png", 16).astype(int)
     assert found.shape == (16, 16, 3)
@@ -394,8 +413,9 @@ def named(*names):
 def test_parquet_with_class_labels_in_hub_layout(tmp_path):
     for split, count in (("train", 6), ("test", 3)):
         cells = [encoded((i, 0, 0)) for i in range(count)]
-        table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", cells, named("cat", "dog"),
-              label=pa.array([i % 2 for i in range(count)]))
+        table(
+            tmp_path / "data" / f"{split}-00000-of-00001.parquet", cells, named("cat", "dog"), label=pa.array([i % 2 for i in range(count)])
+        )
     source = load_source(str(tmp_path))
     assert len(source) == 6 and len(load_source(str(tmp_path), "val")) == len(load_source(str(tmp_path), "test")) == 3
     for image, caption in zip(source.images(range(6), 8), source.captions(range(6))):
@@ -404,8 +424,9 @@ def test_parquet_with_class_labels_in_hub_layout(tmp_path):
 
 def test_parquet_with_captions_is_divided_by_row(tmp_path):
     count = 40
-    path = table(tmp_path / "all.parquet", [encoded((i, 0, 0)) for i in range(count)], {},
-                 text=pa.array([f"number {i}" for i in range(count)]))
+    path = table(
+        tmp_path / "all.parquet", [encoded((i, 0, 0)) for i in range(count)], {}, text=pa.array([f"number {i}" for i in range(count)])
+    )
     sources = [load_source(str(path), split) for split in ("train", "val")]
     assert sum(map(len, sources)) == count and all(map(len, sources))
     for source in sources:
@@ -426,8 +447,9 @@ def test_a_table_does_not_open_files_outside_its_folder(tmp_path):
     outside = paint(tmp_path / "secret.png")
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "train.parquet"
-    cells = pa.array([{"bytes": None, "path": str(outside)}, {"bytes": encoded(), "path": ""}],
-                     pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    cells = pa.array(
+        [{"bytes": None, "path": str(outside)}, {"bytes": encoded(), "path": ""}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
     info = {"info": {"features": {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}}}
     data = pa.table({"image": cells, "text": ["a", "b"]})
     pq.write_table(data.replace_schema_metadata({"huggingface": json.dumps(info)}), path)
@@ -442,11 +464,9 @@ def test_a_table_does_not_open_files_outside_its_folder(tmp_path):
     assert sum(map(len, sources)) == 1
 
 
-@pytest.mark.parametrize("columns, words", [
-    ({"label": [0, 1]}, "no caption"), ({"text": ["", "x"]}, "1 of 2 images.*no caption")])
+@pytest.mark.parametrize("columns, words", [({"label": [0, 1]}, "no caption"), ({"text": ["", "x"]}, "1 of 2 images.*no caption")])
 def test_tables_without_captions_say_so(tmp_path, columns, words):
-    path = table(tmp_path / "train.parquet", [encoded(), encoded()], {},
-                 **{name: pa.array(values) for name, values in columns.items()})
+    path = table(tmp_path / "train.parquet", [encoded(), encoded()], {}, **{name: pa.array(values) for name, values in columns.items()})
     with pytest.raises(LabError, match=words):
         load_source(str(path))
 
@@ -474,8 +494,11 @@ def test_mistyped_paths_suggest_a_neighbour(tmp_path):
 
 
 def test_a_hub_name_without_network_or_copy_is_one_sentence(tmp_path):
-    code = ("from prx_lab.data.load import load_source\nfrom prx_lab.errors import LabError\n"
-            "try: load_source('someone/pictures')\nexcept LabError as error: print(error)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)})
+    code = (
+        "from prx_lab.data.load import load_source\nfrom prx_lab.errors import LabError\n"
+        "try: load_source('someone/pictures')\nexcept LabError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    )
     assert "'someone/pictures'" in done.stdout and "without a network" in done.stdout and done.stdout.count("\n") == 1

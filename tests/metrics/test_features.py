@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from prx_lab.errors import LabError
 from prx_lab.metrics.features import METRICS, extract, feature_network, metric_features, to_uint8
 from prx_lab.metrics.fid import fid
-from prx_lab.metrics.networks import CLIP, Clip, Dino, Inception, bicubic, square
+from prx_lab.metrics.networks import CLIP, Clip, Dino, FeatureNetwork, Inception, bicubic, square
 
 WEIGHTS = torch.randn(3 * 4 * 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -20,6 +20,14 @@ def network(images: torch.Tensor) -> torch.Tensor:
     """Features that see every level: a fixed random projection of 4 x 4 means, (B, 6)."""
     assert images.dtype == torch.uint8
     return torch.nn.functional.adaptive_avg_pool2d(images.double(), 4).flatten(1) @ WEIGHTS
+
+
+class Moved(FeatureNetwork):
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0, 0]
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images)
 
 
 def pictures(n: int = 20, h: int = 12, w: int = 12, seed: int = 0) -> np.ndarray:
@@ -205,6 +213,13 @@ def test_inception_from_a_folder(tmp_path):
 def test_no_real_network_without_a_folder_or_hub():
     with pytest.raises(LabError, match="local folder"):
         feature_network("inception-v3")
+
+
+def test_images_go_where_the_network_is():
+    shared = torch.nn.Linear(2, 2)  # a teacher that the training data was made with on another device
+    follows = Moved("moved", shared)
+    shared.to("meta")
+    assert follows(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).device.type == "meta"
 
 
 def test_unknown_names_get_a_suggestion():

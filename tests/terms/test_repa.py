@@ -1,4 +1,4 @@
-"""REPA against the paper's formula: a float64 loop, and the identities that hold for any teacher."""
+"""REPA against the paper's formula: a float64 loop, the identities that hold for any teacher, and what it may teach."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from tiny import CPU, store, tiny
 
 from prx_lab.data.batch import Batch, Text
 from prx_lab.flow import corrupt, draw
+from prx_lab.model import norm, patchify, rope_table, time_embedding
 from prx_lab.recipes import BASE
 from prx_lab.routing import TREAD
 from prx_lab.terms import REPA, Out
@@ -91,3 +92,47 @@ def test_gradient_reaches_the_tapped_block_and_no_further(depth, block):
 @pytest.mark.parametrize("L, depth, tapped", [(28, 8 / 28, 7), (16, 0.5, 7), (12, 1 / 3, 3), (6, 0.5, 2)])
 def test_depth_is_counted_as_in_the_paper(L, depth, tapped):
     assert REPA(depth=depth).block(L) == tapped
+
+
+def random_model(recipe):
+    """A learner with random weights, so that no gate is closed, and a batch with its draw."""
+    torch.manual_seed(0)
+    training = Training(recipe, store(), 0, CPU)
+    for p in training.learner.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    batch = training.store.batch(torch.arange(8).numpy())
+    return training.learner, batch, draw((0, 9, 0, 0), (8, 16, 4, 4), 16, recipe.time, 0.0)
+
+
+@pytest.mark.parametrize("depth", [0.25, 0.5, 1.0])
+def test_the_loss_reads_the_output_of_the_block_it_names(depth):
+    """Off-by-one probe: the blocks called one after the other, by hand, and the cosine in float64."""
+    learner, batch, variates = random_model(tiny(BASE.plus(REPA(depth=depth))))
+    _, losses = learner(batch, variates)
+    model, point = learner.model, corrupt(batch.x, variates.eps, variates.t)
+    text, vec = model.txt_in(batch.text.tokens), model.time_in(time_embedding(point.t))
+    mask = torch.cat([batch.text.mask, torch.ones(8, 16, dtype=torch.bool)], 1)[:, None, None]
+    h = model.img_in(patchify(point.x_t, 1))
+    for number, block in enumerate(model.blocks, start=1):
+        h = block(h, text, mask, vec, *rope_table(4, 4, 16, CPU), False)[0]
+        p = learner.terms[1].projector(h).double()
+        y = batch.teachers["lab-dino"].double()
+        found = -((p / p.norm(dim=-1, keepdim=True)) * (y / y.norm(dim=-1, keepdim=True))).sum(-1).mean().item()
+        assert (losses[1].item() == pytest.approx(found, abs=1e-5)) == (number == round(depth * 4))
+    assert norm(h).std() > 0.5  # the walk did not die on the way
+
+
+def test_at_the_start_only_gates_and_the_way_to_them_get_a_gradient():
+    """METHODS of REPA: with all gates at zero, attention and MLP weights and the time embedding get exactly none."""
+    training = Training(tiny(BASE.plus(REPA(depth=0.5))), store(), 0, CPU)
+    batch = training.store.batch(torch.arange(8).numpy())
+    _, losses = training.learner(batch, draw((0, 0, 0, 0), (8, 16, 4, 4), 16, BASE.time, 0.0))
+    losses[1].backward()
+    model, D = training.learner.model, 32
+    assert model.img_in.weight.grad.any() and all(p.grad.any() for p in training.learner.terms[1].parameters())
+    for i, block in enumerate(model.blocks):
+        rows = block.modulation.lin.weight.grad
+        moved = [rows is not None and bool(part.any()) for part in (rows.split(D) if rows is not None else [None] * 6)]
+        assert moved == [False, False, i < 2, False, False, i < 2]
+        others = [p for name, p in block.named_parameters() if not name.startswith("modulation")]
+        assert not any(p.grad is not None and p.grad.any() for p in [*others, *model.time_in.parameters(), *model.txt_in.parameters()])

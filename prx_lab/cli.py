@@ -29,7 +29,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `prx-lab recipes`.")]
-ScaleOption = Annotated[str, typer.Option("--scale", help="smoke (seconds), cpu (minutes on two cores) or gpu.")]
+ScaleOption = Annotated[str, typer.Option("--scale", help="smoke (seconds), cpu (minutes on two cores), cpu-1024 or gpu.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the recorded runs.")]
 Data = Annotated[str, typer.Option("--data", help="Folder, Parquet file or hub name in place of the embedded scenes.")]

@@ -157,6 +157,8 @@ class Recipe(Spec):
             for name in ("scale", "space", "bottleneck", "text", "predict", "noise"):
                 same = getattr(phase.recipe, name) == getattr(self, name)
                 require(same, f"A phase changes {name}, on which the shape or meaning of the weights depends; train it as another recipe.")
+            same = phase.recipe.reference == self.reference
+            require(same, "A phase has a reference of its own, but a run is judged once, by that of the first recipe; set it there.")
         if self.phases:
             parts = tuple(part for _, part in self.plan)
             for i, part in enumerate(parts):

@@ -111,8 +111,8 @@ class Sampler:
         tokens, mask = (tokens * mask[..., None])[:, :longest].to(self.device), mask[:, :longest].to(self.device)
         return Text(tokens[:-1], mask[:-1], tokens[-1:], mask[-1:])
 
-    def __call__(self, prompts: Sequence[str], seed: int = 0, steps: int = 28, guidance: Guidance | None = None) -> Tensor:
-        """Images (n, 3, H, W) in [-1, 1]; the noise of prompt i is keyed by (seed, i); guidance is the recipe's unless given."""
+    def __call__(self, prompts: Sequence[str], seed: int = 0, steps: int = 0, guidance: Guidance | None = None) -> Tensor:
+        """Images (n, 3, H, W) in [-1, 1]; noise is keyed by (seed, i); steps (0) and guidance are the recipe's unless given."""
         if not prompts:
             raise LabError("There is no prompt; give at least one.")
         side = self.recipe.scale.size // self.space.stride
@@ -120,7 +120,7 @@ class Sampler:
         eps = recipe.noise * noise(seed, index, (self.space.channels, side, side)).to(self.device)
         given = Condition(self.text(prompts), scores(seed, index, recipe.scale.tokens).to(self.device), self.mean.to(self.device))
         v = predictor(self.model, recipe.predict, lambda: recipe.precision.autocast(self.device))
-        x = generate(v, given, eps, guidance or recipe.guidance, steps, recipe.shift)
+        x = generate(v, given, eps, guidance or recipe.guidance, steps or recipe.eval_steps, recipe.shift)
         return self.space.decode(x)
 
 

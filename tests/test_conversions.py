@@ -1,4 +1,4 @@
-"""METHODS' known answers of the conversions between v, x and eps, of x-prediction's loss and sampler, and of time, in float64."""
+"""Known answers of the conversions between v, x and eps, of x-prediction's loss and sampler, and of time, in float64."""
 
 import math
 from contextlib import nullcontext
@@ -91,7 +91,7 @@ def test_the_learner_computes_jits_loss():
 
 @pytest.mark.parametrize("mean, std, expected", [(0.0, 1.0, 11.0), (0.8, 0.8, 3.0)])
 def test_the_mean_weight_of_the_x_error(mean, std, expected):
-    """METHODS 6.3: E[1/max(t, 0.05)^2] is 11.0 for the plain logit-normal and 3.0 for JiT's (mean -0.8 in clean time)."""
+    """E[1/max(t, 0.05)^2] is 11.0 for the plain logit-normal and 3.0 for JiT's (mean -0.8 in clean time)."""
     u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     t = LogitNormal(mean, std, uniform=0.0)(torch.special.ndtri(u), u, u)
     assert t.clamp(min=T_MIN).pow(-2).mean().item() == pytest.approx(expected, abs=0.06)
@@ -209,7 +209,7 @@ def test_a_shift_adds_its_logarithm_to_the_logit():
         assert torch.allclose(
             LogitNormal(0.2, 0.9, shift=k, uniform=0.0)(z, z, one), LogitNormal(0.2 + math.log(k), 0.9, uniform=0.0)(z, z, one)
         )
-    jit = LogitNormal(0.0, 0.8, shift=2.2255, uniform=0.0)(z, z, one)  # METHODS 13.3: JiT's mean -0.8 is this shift
+    jit = LogitNormal(0.0, 0.8, shift=2.2255, uniform=0.0)(z, z, one)  # JiT's mean -0.8 is this shift
     assert torch.allclose(jit, LogitNormal(0.8, 0.8, uniform=0.0)(z, z, one), atol=1e-5)
 
 

@@ -75,7 +75,7 @@ def test_logit_normal_quantiles():
     g = torch.Generator().manual_seed(0)
     z, u = torch.randn(200_000, generator=g), torch.rand(200_000, generator=g)
     q = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
-    jit = 1 - LogitNormal(mean=0.8, std=0.8, uniform=0.0)(z, u, u)  # METHODS 13.1, in clean time
+    jit = 1 - LogitNormal(mean=0.8, std=0.8, uniform=0.0)(z, u, u)  # in clean time
     assert torch.allclose(jit.quantile(q), torch.tensor([0.108, 0.208, 0.310, 0.435, 0.626]), atol=4e-3)
     plain = LogitNormal(uniform=0.0)(z, u, u)
     assert torch.allclose(plain.quantile(q), torch.tensor([0.162, 0.338, 0.5, 0.663, 0.838]), atol=4e-3)

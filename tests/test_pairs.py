@@ -1,4 +1,4 @@
-"""Two methods at once: every pair of METHODS section 16 either trains, and both parts act, or is refused with a sentence."""
+"""Two methods at once: every pair that is known to be delicate either trains, and both parts act, or is refused with a sentence."""
 
 from contextlib import nullcontext
 from dataclasses import replace

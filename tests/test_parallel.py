@@ -1,4 +1,4 @@
-"""Two processes that share a global batch and its draws have the gradients of one process (METHODS T18)."""
+"""Two processes that share a global batch and its draws have the gradients of one process."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -105,7 +105,7 @@ def test_x_prediction_starts_at_the_weighted_square_of_x():
 
     batch = training.store.batch(order(0, 0, 8, 32))
     t = draw((0, 0, 0, 0), (8, 16, 4, 4), 16, BASE.time, BASE.drop).t.clamp(min=0.05)
-    expected = (batch.x / t.view(-1, 1, 1, 1)).square().mean().item()  # METHODS 6.5: independent of the noise
+    expected = (batch.x / t.view(-1, 1, 1, 1)).square().mean().item()  # independent of the noise
     assert next(training.fit(1))["loss"] == pytest.approx(expected, rel=1e-4)
 
 

@@ -19,7 +19,7 @@ Objective = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]  # (autoencoder
 
 
 class LatentNorm(nn.BatchNorm2d):
-    """Normalises latents by running statistics while they move; METHODS' constants: eps 1e-4, momentum 0.1, no affine."""
+    """Normalises latents by running statistics while they move; REPA-E's constants: eps 1e-4, momentum 0.1, no affine."""
 
     def __init__(self, channels: int):
         super().__init__(channels, eps=1e-4, momentum=0.1, affine=False)

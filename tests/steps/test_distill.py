@@ -27,7 +27,7 @@ B, MU, S, STEPS = 5, 0.7, 0.5, 240
 
 
 class Gaussian(nn.Module):
-    """The exact velocity for data N(mu, s^2), METHODS 13.5; the caption's mean moves mu, so the empty caption has another one."""
+    """The exact velocity for data N(mu, s^2): the closed form; the caption's mean moves mu, so the empty caption has another one."""
 
     def __init__(self, predict: str = "v"):
         super().__init__()

@@ -123,7 +123,7 @@ def test_the_loss_reads_the_output_of_the_block_it_names(depth):
 
 
 def test_at_the_start_only_gates_and_the_way_to_them_get_a_gradient():
-    """METHODS of REPA: with all gates at zero, attention and MLP weights and the time embedding get exactly none."""
+    """With all gates at zero, attention and MLP weights and the time embedding get exactly none."""
     training = Training(tiny(BASE.plus(REPA(depth=0.5))), store(), 0, CPU)
     batch = training.store.batch(torch.arange(8).numpy())
     _, losses = training.learner(batch, draw((0, 0, 0, 0), (8, 16, 4, 4), 16, BASE.time, 0.0))

@@ -13,7 +13,7 @@ from torch import Tensor
 from prx_lab.errors import LabError
 from prx_lab.flow import Velocity
 from prx_lab.routing import Dense, count, smallest
-from prx_lab.sample import Condition, Guidance, Predict
+from prx_lab.sample import Condition, Interval, Predict
 from prx_lab.sprint import SPRINT
 
 if TYPE_CHECKING:
@@ -21,15 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Against(Guidance):
+class Against(Interval):
     """v = weak + scale (strong - weak) where low <= t <= high in noise time, the strong velocity alone elsewhere."""
-
-    scale: float = 3.0
-    low: float = 0.0
-    high: float = 1.0
-
-    def active(self, t: float) -> bool:
-        return self.scale != 1.0 and self.low <= t <= self.high
 
     @abstractmethod
     def both(self, v: Predict, given: Condition) -> tuple[Velocity, Velocity]:

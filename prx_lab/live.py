@@ -10,15 +10,13 @@ from prx_lab import show
 from prx_lab.columns import SHOWN
 from prx_lab.errors import LabError
 from prx_lab.gallery import Gallery
+from prx_lab.generic import trained
 from prx_lab.pages import Note, recorded, shown
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, Records, records
-from prx_lab.run import run, store_of
+from prx_lab.run import run
 from prx_lab.table import Table
-from prx_lab.train import Training
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,14 +39,6 @@ def diff(*names: str, baseline: str = "baseline") -> Diff:
     return Diff(names, baseline)
 
 
-def weights(recipe: Recipe, steps: int) -> dict[str, torch.Tensor]:
-    """The network's weights after some steps on the smoke world, seed 0."""
-    training = Training(recipe, [store_of(part, CPU) for _, part in recipe.plan], 0, CPU)
-    for _ in range(steps):
-        training.step()
-    return training.learner.model.state_dict()
-
-
 @dataclass(frozen=True, repr=False)
 class Neutral:
     """Two answers: is the method at its neutral setting the baseline bit for bit, and does it do something when on."""
@@ -63,7 +53,7 @@ class Neutral:
 
 def neutral(off: Recipe, on: Recipe, base: Recipe = RECIPES["baseline"], steps: int = 5) -> Neutral:
     """Train `base`, the method switched `off`, and the method `on`, for some steps on the same draws, and compare weights."""
-    plain, silent, active = (weights(recipe, steps) for recipe in (base, off, on))
+    plain, silent, active = (trained(recipe, steps) for recipe in (base, off, on))
     same = [{k: torch.equal(plain[k], other[k]) for k in plain if k in other} for other in (silent, active)]
     return Neutral(all(same[0].values()), not all(same[1].values()))
 

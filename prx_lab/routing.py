@@ -39,6 +39,14 @@ def count(tokens: int, rate: float) -> int:
     return max(1, tokens - int(round(tokens * (1 - rate), 6)))  # rounded: 1 - 0.9 is a little less than 0.1
 
 
+def require_route(rate: float, start: float, end: float) -> None:
+    """Refuse a share of kept tokens, or a stretch of the depth, that does not exist."""
+    if not 0 < rate <= 1:
+        raise LabError(f"The routing rate is {rate}; use a share of kept tokens in (0, 1].")
+    if not 0 <= start < end <= 1:
+        raise LabError(f"A route from {start} to {end} of the depth does not exist; use 0 <= start < end <= 1.")
+
+
 class Route(nn.Module, ABC):
     """The part of a network that a router owns: which blocks are routed, and how the two streams join behind them."""
 
@@ -114,10 +122,7 @@ class TREAD(Router):
     end: float = 0.8125
 
     def check(self, recipe: "Recipe") -> None:
-        if not 0 < self.rate <= 1:
-            raise LabError(f"The routing rate is {self.rate}; use a share of kept tokens in (0, 1].")
-        if not 0 <= self.start < self.end <= 1:
-            raise LabError(f"A route from {self.start} to {self.end} of the depth does not exist; use 0 <= start < end <= 1.")
+        require_route(self.rate, self.start, self.end)
 
     def kept(self, tokens: int) -> int:
         return count(tokens, self.rate)

@@ -43,8 +43,8 @@ class Guidance(Spec, ABC):
 
 
 @dataclass(frozen=True)
-class CFG(Guidance):
-    """v = u + scale (c - u) where low <= t <= high in noise time, the conditional velocity c elsewhere."""
+class Interval(Guidance):
+    """Guidance of strength `scale` (1 is none) that acts where low <= t <= high in noise time."""
 
     scale: float = 3.0
     low: float = 0.0
@@ -52,6 +52,11 @@ class CFG(Guidance):
 
     def active(self, t: float) -> bool:
         return self.scale != 1.0 and self.low <= t <= self.high
+
+
+@dataclass(frozen=True)
+class CFG(Interval):
+    """v = u + scale (c - u) where low <= t <= high in noise time, the conditional velocity c elsewhere."""
 
     def velocity(self, v: Predict, given: Condition) -> Velocity:
         text = given.text

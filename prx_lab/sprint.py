@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prx_lab.errors import LabError
-from prx_lab.routing import Route, Router, count, put, smallest
+from prx_lab.routing import Route, Router, count, put, require_route, smallest
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -74,10 +74,7 @@ class SPRINT(Router):
     path_drop: float = 0.1
 
     def check(self, recipe: "Recipe") -> None:
-        if not 0 < self.rate <= 1:
-            raise LabError(f"The routing rate is {self.rate}; use a share of kept tokens in (0, 1].")
-        if not 0 <= self.start < self.end <= 1:
-            raise LabError(f"A route from {self.start} to {self.end} of the depth does not exist; use 0 <= start < end <= 1.")
+        require_route(self.rate, self.start, self.end)
         if self.pattern not in PATTERNS:
             raise LabError(f"pattern is {self.pattern!r}; use one of {', '.join(PATTERNS)}.")
         if not 0 <= self.path_drop < 1:

@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BOOK := book/_build/html/index.html
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: run test lab book notebooks clean
+.PHONY: run test lab book notebooks bench clean
 
 run: .venv/.ready
 	$(BIN)/prx-lab run baseline --scale smoke
@@ -15,6 +15,7 @@ run: .venv/.ready
 test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/pytest $(PARALLEL) tests
+	$(if $(CI),$(BIN)/pytest $(PARALLEL) -m slow tests)
 	$(BIN)/pytest $(PARALLEL) --nbval notebooks
 	$(BIN)/jupyter-book build -W --all --keep-going book
 
@@ -33,6 +34,10 @@ notebooks: .venv/.ready
 		--ClearMetadataPreprocessor.clear_cell_metadata=False \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}"
 	$(BIN)/python tests/test_readme.py
+
+# Speed, side by side, into results/benchmarks: a quarter of an hour on two quiet cores.
+bench: .venv/.ready
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv .tools book/_build book/_generated book/notebooks .pytest_cache .ruff_cache *.egg-info

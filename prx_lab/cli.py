@@ -1,14 +1,20 @@
-"""The command line: run, table, sample, pretrain, recipes, doctor. Heavy imports stay inside the commands."""
+"""The command line: run, table, sample, export, encode, pretrain, variants, recipes, doctor. Heavy imports stay inside the commands."""
 
+import os
 import sys
+import time
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from prx_lab.errors import LabError
+from prx_lab.progress import speaks
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 HELP = "A laboratory bench for text-to-image training: train a recipe, compare it with the baseline, sample from it."
 
@@ -20,7 +26,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            typer.echo(str(stop) or "Interrupted.", err=True)
+            if speaks():
+                typer.echo(str(stop) or "Interrupted.", err=True)
             raise typer.Exit(130) from None
 
 
@@ -29,19 +36,24 @@ app = typer.Typer(
 )  # fmt: skip
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `prx-lab recipes`.")]
-ScaleOption = Annotated[str, typer.Option("--scale", help="smoke (seconds), cpu (minutes on two cores), cpu-1024 or gpu.")]
+ScaleOption = Annotated[
+    str, typer.Option("--scale", help="smoke (seconds), cpu (minutes on two cores), cpu-1024 or gpu; by default the recipe's own.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the recorded runs.")]
 Data = Annotated[str, typer.Option("--data", help="Folder, Parquet file or hub name in place of the embedded scenes.")]
 Sets = Annotated[
     list[str],
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. scale.steps=500; repeatable.", default_factory=list),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change a field, e.g. scale.steps=500; repeatable.", default_factory=list, show_default=False
+    ),
 ]
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    pass
+def options(ctx: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" and ctx.invoked_subcommand != "run":
+        raise LabError(f"`accelerate launch` is for `run`; start `prx-lab {ctx.invoked_subcommand}` by itself.")
 
 
 def resolve(name: str, scale: str, data: str, sets: list[str]):
@@ -60,19 +72,32 @@ def resolve(name: str, scale: str, data: str, sets: list[str]):
 
 
 @app.command()
-def run(name: Name, sets: Sets, scale: ScaleOption = "smoke", seed: Seed = 0, data: Data = "", root: Root = Path("results")) -> None:
+def run(
+    name: Name,
+    sets: Sets,
+    scale: ScaleOption = "",
+    seed: Seed = 0,
+    data: Data = "",
+    root: Root = Path("results"),
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches of each process: less memory, same step.")] = 1,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Run blocks again in the backward pass: less memory.")] = False,
+) -> None:
     """Train and evaluate a recipe, and record it; an interrupted run goes on where it stopped.
+
+    `accelerate launch -m prx_lab run ...` shares the same batches and images out over several devices, with DDP or FSDP2.
 
     Example: `prx-lab run repa --scale cpu --seed 1 --set scale.steps=500`
     """
     from prx_lab import run as experiment
+    from prx_lab.parallel import Budget, world
     from prx_lab.record import Record, run_folder
 
     chosen = resolve(name, scale, data, sets)
-    if (run_folder(root, chosen, seed) / "eval.json").exists():
+    if world().main and (run_folder(root, chosen, seed) / "eval.json").exists():
         typer.echo("This run is on record already; delete its folder to repeat it.")
-    folder = experiment.run(chosen, seed, root)
-    typer.echo(f"{summary(Record.load(folder))}\nRecorded in {folder}")
+    folder = experiment.run(chosen, seed, root, Budget(accumulate, checkpointing))
+    if world().main:
+        typer.echo(f"{summary(Record.load(folder))}\nRecorded in {folder}")
 
 
 def summary(record) -> str:
@@ -108,34 +133,115 @@ def table(
 
 @app.command()
 def sample(
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="WHAT", help="A recorded recipe, a published variant, or a folder of a run or pipeline.")],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw, one image each.")],
     sets: Sets,
-    scale: ScaleOption = "smoke",
+    scale: ScaleOption = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise that becomes the images.")] = 0,
     trained: Annotated[int, typer.Option("--trained", min=0, help="Seed of the recorded run whose weights draw.")] = 0,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Sampler steps; 0: as the recipe is evaluated.")] = 0,
     guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; below 0: the recipe's own.")] = -1.0,
+    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 384x672.")] = "",
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("samples.png"),
     data: Data = "",
     root: Root = Path("results"),
 ) -> None:
-    """Draw prompts with a recorded run's weights and write them as one PNG.
+    """Draw prompts with a recorded run, a published variant or a pipeline folder, and write them as one PNG.
+
+    A variant and a folder bring their own settings; a variant is downloaded once.
 
     Example: `prx-lab sample repa "a red cube left of a blue sphere" --scale cpu --out cube.png`
     """
+    from prx_lab import buckets
     from prx_lab.images import Samples
-    from prx_lab.record import run_folder
     from prx_lab.sample import from_run
+    from prx_lab.variants import opened
+
+    if is_ours(name):
+        made = from_run(recorded(name, scale, resolve(name, scale, data, sets), trained, root))
+    elif scale or data or sets:
+        raise LabError(f"'{name}' has its own settings; --scale, --data and --set belong to recipes, leave them out.")
+    else:
+        made = opened(name)
+    guide = made.recipe.guidance if guidance < 0 else made.recipe.set("guidance.scale", str(guidance)).guidance
+    images = buckets.draw(made, prompts, *sides(size), seed, steps, guide) if size else made(prompts, seed, steps, guide)
+    typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} images.")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name means a recipe, rather than a folder or a published variant."""
+    from prx_lab.recipes import PUBLISHED, RECIPES
+
+    return name in RECIPES | PUBLISHED or not (name.startswith("prx-") or is_folder(name))
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is a path, whether or not something is there."""
+    return os.sep in name or Path(name).is_dir()
+
+
+def sides(text: str) -> tuple[int, int]:
+    """Height and width from text such as 384x672."""
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise LabError(f"--size takes height and width in pixels, such as 384x672, not '{text}'.")
+    return int(height), int(width)
+
+
+def recorded(name: str, scale: str, chosen: "Recipe", seed: int, root: Path) -> Path:
+    """The folder of the run of a recipe that `name` and `scale` describe. Raises LabError where there is none."""
+    from prx_lab.record import run_folder
+
+    folder = run_folder(root, chosen, seed)
+    if not folder.is_dir():
+        command = f"prx-lab run {name}{f' --scale {scale}' if scale else ''} --seed {seed}"
+        raise LabError(f"There is no run of this recipe with seed {seed} in {root}: train it with `{command}` and the same options.")
+    return folder
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of a recipe with the options of its run.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make; it must not exist.")],
+    sets: Sets,
+    scale: ScaleOption = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the recorded run.")] = 0,
+    data: Data = "",
+    root: Root = Path("results"),
+) -> None:
+    """Write a recorded run as a diffusers pipeline with a model card; loading it needs diffusers and nothing from here.
+
+    Example: `prx-lab export results/cpu/repa-c849a3a4/seed0 my-model`
+    """
+    from prx_lab import export as out
+    from prx_lab.recipes import PUBLISHED, RECIPES
+
+    if run not in RECIPES | PUBLISHED and is_folder(run):
+        found = Path(run)
+    else:
+        found = recorded(run, scale, resolve(run, scale, data, sets), seed, root)
+    typer.echo(f"Wrote {out.export(found, folder)}; its README.md says how to sample from it.")
+
+
+@app.command()
+def encode(
+    name: Name,
+    sets: Sets,
+    scale: ScaleOption = "",
+    data: Data = "",
+    out: Annotated[str, typer.Option("--out", help="Folder to write to; by default one in the cache.")] = "",
+) -> None:
+    """Pass a data set once through a recipe's frozen networks and keep what they make of it; an interrupted one goes on.
+
+    Example: `prx-lab encode prx-1.2b --data owner/name --out encoded`
+    """
+    from prx_lab.data import encode as encoding
+    from prx_lab.run import pick_device
 
     chosen = resolve(name, scale, data, sets)
-    folder = run_folder(root, chosen, trained)
-    if not folder.is_dir():
-        command = f"prx-lab run {name} --scale {scale} --seed {trained}"
-        raise LabError(f"There is no run of this recipe with seed {trained} in {root}: train it with `{command}` and the same options.")
-    guide = chosen.last.guidance if guidance < 0 else chosen.set("guidance.scale", str(guidance)).guidance
-    images = from_run(folder)(prompts, seed, steps or chosen.last.eval_steps, guide)
-    typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} images.")
+    folder = Path(out).expanduser() if out else encoding.default_folder(chosen)
+    done = encoding.encode(chosen, folder, pick_device(), typer.echo)
+    typer.echo(f"{done}\nTrain on it: `prx-lab run {name}{f' --scale {scale}' if scale else ''} --data {done.folder}`")
 
 
 @app.command()
@@ -156,17 +262,46 @@ def pretrain(
 
 
 @app.command()
+def variants() -> None:
+    """List the published variants of PRX with their suggested settings.
+
+    Example: `prx-lab variants`
+    """
+    from prx_lab.variants import table as listed
+
+    typer.echo(repr(listed()))
+
+
+@app.command()
 def recipes() -> None:
     """List every recipe with the fields in which it differs from the baseline.
 
     Example: `prx-lab recipes`
     """
-    from prx_lab.recipes import BASE, RECIPES
+    from prx_lab.recipes import BASE, PUBLISHED, RECIPES
 
-    for name, recipe in RECIPES.items():
+    for name, recipe in (RECIPES | PUBLISHED).items():
         typer.echo(name)
         for path, (old, new) in BASE.diff(recipe).items():
             typer.echo(f"    {path} = {new}" + ("" if old is None else f"  (baseline: {old})"))
+
+
+@app.command()
+def cost(
+    name: Name,
+    sets: Sets,
+    scale: ScaleOption = "",
+    batch: Annotated[int, typer.Option("--batch", min=0, help="Images on one device at a time; 0: the recipe's batch.")] = 0,
+) -> None:
+    """Print what a recipe costs, computed from its shapes: parameters, operations, and bytes of a step.
+
+    Example: `prx-lab cost prx-1.2b --batch 32`
+    """
+    from rich.console import Console
+
+    from prx_lab.cost import table as priced
+
+    Console().print(priced(resolve(name, scale, "", sets), batch=batch))
 
 
 @app.command()
@@ -194,6 +329,8 @@ def call(words: list[str]) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except Exception as error:
+        if not speaks():
+            time.sleep(1)  # an error of all processes is told by the first; its launcher then ends the others
         if debug:
             traceback.print_exc()
         told = isinstance(error, LabError)

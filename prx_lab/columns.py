@@ -71,7 +71,7 @@ def columns(names: Sequence[str], used: Sequence[Record]) -> tuple[Metric, ...]:
 def judges(metric: Metric, used: Sequence[Record]) -> list[str]:
     """The networks behind a metric's recorded values; the embedded one where a record does not say."""
     found = (record.eval["metrics"].get(metric.name) for record in used)
-    named = (value.get("judge", "") if isinstance(value, dict) else "" for value in found)
+    named = (str(value.get("judge") or "") if isinstance(value, dict) else "" for value in found)
     return sorted({name or LAB_JUDGES.get(metric.name, "") for name in named} - {""})
 
 
@@ -94,7 +94,8 @@ def by_seed(metric: str, runs: Sequence[Record], base: Sequence[Record]) -> dict
 
 def seconds_to(run: Record, base: Record) -> float:
     """Training seconds until `run` first has the FID that `base` ended with; inf if it never has, NaN without curves."""
-    ours, theirs = ([p for p in r.curve if not math.isnan(number(p.get("fid")))] for r in (run, base))
+    curves = ([{"seconds": p["seconds"], "fid": number(p.get("fid"))} for p in r.curve] for r in (run, base))
+    ours, theirs = ([p for p in curve if not math.isnan(p["fid"])] for curve in curves)
     if not ours or not theirs:
         return math.nan
     seconds = time_to(ours, theirs[-1]["fid"], lower_is_better=True, key="fid")

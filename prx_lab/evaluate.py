@@ -1,6 +1,7 @@
 """Evaluation: generate from validation captions under noise keyed by image, then score against real validation images."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,16 +19,17 @@ from prx_lab.data.store import cached, fingerprint, gather, images_of, text_of, 
 from prx_lab.errors import LabError
 from prx_lab.flow import noise
 from prx_lab.flow import scores as scores_of
-from prx_lab.metrics.composition import score
+from prx_lab.metrics.composition import Detection, score
 from prx_lab.metrics.features import extract, metric_features
 from prx_lab.metrics.fid import fid_score
 from prx_lab.metrics.mmd import mmd_score, unit
 from prx_lab.model import PRX
+from prx_lab.parallel import ALONE, World
 from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.sample import Condition, generate, predictor
 from prx_lab.spaces import load_space
-from prx_lab.teachers import load_judge, load_text
+from prx_lab.teachers import load_judge, reader
 
 REFERENCE = 2048  # real images that the generated ones are compared with, at most
 NOISE_SEED = 2026
@@ -60,15 +62,20 @@ def network(metric: str) -> Any:
     return metric_features(metric, "lab")
 
 
+def reference_n(n: int, eval_n: int) -> int:
+    """Real images that n generated ones are compared with, at a scale whose evaluations have `eval_n`."""
+    return min(max(REFERENCE, n), max(n, 4 * eval_n))
+
+
 def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) -> Bench:
     """The judges' side of an evaluation of `n` captions (the scale's number when 0), computed once and cached."""
     source, n = open_source(recipe, split), n or recipe.scale.eval_n
-    m = min(REFERENCE, max(n, 4 * recipe.scale.eval_n), len(source))
+    m = min(reference_n(n, recipe.scale.eval_n), len(source))
     n = min(n, m)
     if n < 2:
         raise LabError(f"{source.name} has {n} image to validate with and an evaluation needs two; add images to its {split} part.")
     images = images_of(source, m, recipe.scale.size)
-    text = text_of(source, n, recipe.reference.captions, load_text(recipe.text), device)
+    text = text_of(source, n, recipe.reference.captions, reader(recipe), device)
     reference = {k: features_of(k, images, (source.name, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
     return Bench(recipe, source, text, reference, device)
 
@@ -99,29 +106,31 @@ def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, mean: Tenso
             found.append(to_uint8(space.decode(x)))
             bar.update(len(part))
     model.train()
-    return np.concatenate(found)
+    return np.concatenate(found) if found else np.empty((0, recipe.scale.size, recipe.scale.size, 3), np.uint8)
 
 
-def scores(images: NDArray, judge: Bench) -> dict[str, dict[str, Any]]:
-    """{metric: {value, lo, hi, n, ...}} of images generated for the bench's first captions."""
+def scores(images: NDArray, judge: Bench, world: World = ALONE) -> dict[str, dict[str, Any]]:
+    """{metric: {value, lo, hi, n, ...}} of images generated for the bench's first captions, over all processes' images in order."""
     found: dict[str, dict[str, Any]] = {}
     for metric, reference in judge.reference.items():
-        features = extract(network(metric), images)
+        features = world.gather(extract(network(metric), images) if len(images) else np.empty((0, 1)))
         result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
         found[metric] = result.to_dict() | {"judge": network(metric).name, "reference_n": len(reference)}
     if isinstance(judge.source, Scenes):
-        found |= composition(images, judge.source, judge.recipe.reference.captions)
+        found |= composition(images, judge.source, judge.recipe.reference.captions, world)
     return found
 
 
-def composition(images: NDArray, source: Scenes, captions: str = "long") -> dict[str, dict[str, Any]]:
+def composition(images: NDArray, source: Scenes, captions: str = "long", world: World = ALONE) -> dict[str, dict[str, Any]]:
     """Which objects, attributes and relations the embedded detector finds in images of the source's first scenes.
 
     Only what a caption of the kind `captions` states is asked for: a short one leaves sizes, materials and places open.
     """
     detector = load_judge()
-    found = [d for i in range(0, len(images), 128) for d in detector.detect(to_float(images[i : i + 128]))]
-    return score(found, [facts(source.scene(i), captions) for i in range(len(images))]).to_dict()
+    mine = [d for i in range(0, len(images), 128) for d in detector.detect(to_float(images[i : i + 128]))]
+    told = world.messages(json.dumps([[asdict(seen) for seen in image] for image in mine])) if world.size > 1 else []
+    found = [[Detection(**seen) for seen in image] for text in told for image in json.loads(text)] if told else mine
+    return score(found, [facts(source.scene(i), captions) for i in range(len(found))]).to_dict()
 
 
 def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:

@@ -145,6 +145,11 @@ def corrupt(x: Tensor, eps: Tensor, t: Tensor) -> Point:
     return Point(x, eps, t, (1 - s) * x + s * eps)
 
 
+def velocity_to(predict: str, point: Point) -> Tensor:
+    """The velocity that a network's is compared with; of one that predicts x it is clamped as the network's own is."""
+    return point.v if predict == "v" else v_from_x(point.x, point.x_t, point.t)
+
+
 def v_from_x(x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """v = (x_t - x) / max(t, T_MIN): the only place where the clamp stands (JiT, arXiv 2511.13720, eq. 5)."""
     return (x_t - x) / per_sample(t, x).clamp(min=T_MIN)
@@ -165,6 +170,17 @@ def times(steps: int, shift: float = 1.0) -> Tensor:
     return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
 
 
+def scheduler_times(steps: int, shift: float = 1.0) -> Tensor:
+    """The grid (steps + 1,) of diffusers' FlowMatchEulerDiscreteScheduler: `steps` times from 1 to a thousandth, then 0.
+
+    Its last time but one is shifted twice, once as the end of the grid and once with it, so for the same number of steps it is
+    not `times`: the last step starts nearer to the data. Float64; the scheduler rounds to float32.
+    """
+    end = shift_time(torch.tensor(1e-3, dtype=torch.float64), shift).item()
+    return torch.cat([shift_time(torch.linspace(1, end, steps, dtype=torch.float64), shift), torch.zeros(1, dtype=torch.float64)])
+
+
+Grid = Callable[[int, float], Tensor]  # (steps, shift) -> times (steps + 1,) from 1 to 0
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> v
 
 

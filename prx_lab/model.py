@@ -7,11 +7,13 @@ L text tokens, K kept tokens, C channels, p patch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prx_lab.routing import Dense, Router, take
 
@@ -49,6 +51,13 @@ class Feat(NamedTuple):
     k: Tensor | None = None  # (B, h, N or K, d) and keys
 
 
+class Words(NamedTuple):
+    """What a block reads of the text; neither the time nor the image has a part in it."""
+
+    k: Tensor  # (B, h, L, d) normalised keys
+    v: Tensor  # (B, h, L, d) values
+
+
 def patchify(x: Tensor, p: int) -> Tensor:
     """(B, C, H, W) -> (B, N, C p p): raster token order, channel-major patch vector."""
     return F.pixel_unshuffle(x, p).flatten(2).transpose(1, 2)
@@ -70,8 +79,10 @@ def rope_table(h: int, w: int, d: int, device: torch.device, theta: float = 1000
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate adjacent pairs of x (B, h, N, d) by the angles of cos, sin (1 or B, N, d/2)."""
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin, pairs = cos.unsqueeze(1), sin.unsqueeze(1), x.unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():  # one product of complex numbers, the same bits ten times faster
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)).flatten(-2)
+    a, b = pairs.unbind(-1)  # compilers know no complex numbers, but fuse this
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
@@ -80,6 +91,20 @@ def time_embedding(t: Tensor, width: int = 256, period: float = 10000.0) -> Tens
     omega = torch.exp(-math.log(period) * torch.arange(width // 2, device=t.device) / (width // 2))
     angle = 1000.0 * t.float()[:, None] * omega
     return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v of q (B, h, N, d), k, v (B, h, M, d); mask (B, 1, 1, M) is True where a key may be seen.
+
+    PyTorch's fused attention has a slow gradient on CPUs in bf16, where the plain formula is five times faster at 64 tokens
+    and twice at 1024; it keeps B h N M scores, so that sampling, which needs no gradient, stays with the fused one.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, h, N, M)
+    if mask is not None:
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
 
 
 class TimeMLP(nn.Module):
@@ -122,13 +147,18 @@ class Attention(nn.Module):
         """(B, N, parts D) -> parts of (B, h, N, d)."""
         return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def forward(self, x: Tensor, text: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, text: Tensor) -> Words:
+        """Keys and values of text tokens (B, L, D)."""
+        k, v = self.split(self.txt_kv_proj(text), 2)
+        return Words(self.norm_added_k(k.float()).to(v.dtype), v)
+
+    def forward(self, x: Tensor, text: Tensor | Words, mask: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.split(self.img_qkv_proj(x), 3)  # (B, h, N, d)
-        k_text, v_text = self.split(self.txt_kv_proj(text), 2)  # (B, h, L, d)
+        words = text if isinstance(text, Words) else self.read(text)
         q = rotate(self.norm_q(q.float()), cos, sin).to(v.dtype)
         k = rotate(self.norm_k(k.float()), cos, sin).to(v.dtype)
-        keys = torch.cat([self.norm_added_k(k_text.float()).to(v.dtype), k], 2)  # (B, h, L+N, d)
-        out = F.scaled_dot_product_attention(q, keys, torch.cat([v_text, v], 2), attn_mask=mask)
+        keys, values = torch.cat([words.k, k], 2), torch.cat([words.v, v], 2)  # (B, h, L+N, d)
+        out = attend(q, keys, values, mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2)), q, k
 
 
@@ -145,7 +175,7 @@ class Block(nn.Module):
         self.down_proj = nn.Linear(hidden, D, bias=False)
 
     def forward(
-        self, x: Tensor, text: Tensor, mask: Tensor | None, vec: Tensor, cos: Tensor, sin: Tensor, heads: bool
+        self, x: Tensor, text: Tensor | Words, mask: Tensor | None, vec: Tensor, cos: Tensor, sin: Tensor, heads: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Tokens (B, N, D) and, with `heads`, the image queries and keys (B, h, N, d)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(vec)  # (B, 1, D) each
@@ -154,6 +184,11 @@ class Block(nn.Module):
         y = (1 + scale2) * norm(x) + shift2
         x = x + gate2 * self.down_proj(F.gelu(self.gate_proj(y), approximate="tanh") * self.up_proj(y))
         return (x, q, k) if heads else (x, None, None)  # an output nobody reads would cost a gradient of zeros
+
+
+def again(block: Block, given: tuple[Tensor | bool | None, ...]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The block's outputs; only its inputs are kept, and it runs again for the gradients."""
+    return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)  # there is no randomness in it
 
 
 class FinalLayer(nn.Module):
@@ -192,12 +227,25 @@ class PRX(nn.Module):
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.depth))
         self.final_layer = FinalLayer(arch.width, patch_dim)
         self.route = router.build(arch.width, arch.depth)
+        self.recompute = False  # in the backward pass, what a block's forward would else keep in memory
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "PRX":
+        """The network of a diffusers folder, a run folder, an original safetensors file, or a name on the hub; see `interop.load`."""
+        from prx_lab.interop import load
+
+        return load(source)
+
+    def context(self, text: Tensor) -> tuple[Words, ...]:
+        """What every block reads of the text (B, L, context), to be computed once for many calls: 2 depth B L D numbers."""
+        text = self.txt_in(text)
+        return tuple(block.attention.read(text) for block in self.blocks)
 
     def forward(
         self,
         x_t: Tensor,  # (B, C, H, W)
         t: Tensor,  # (B,) in [0, 1]
-        text: Tensor,  # (B, L, context)
+        text: Tensor | tuple[Words, ...],  # (B, L, context), or what `context` made of it
         mask: Tensor | None = None,  # (B, L) bool, True = attend
         keep: Tensor | None = None,  # (B, K) sorted ids of the tokens that run through the span
         skip: Tensor | None = None,  # (B,) bool, samples in which the router drops the span's output
@@ -208,14 +256,14 @@ class PRX(nn.Module):
         p = self.arch.patch
         h, w = x_t.shape[2] // p, x_t.shape[3] // p
         x = self.img_in(patchify(x_t, p))  # (B, N, D)
-        text = self.txt_in(text)
+        words = text if isinstance(text, tuple) else (self.txt_in(text),) * self.arch.depth
         vec = self.time_in(time_embedding(t).to(x.dtype))
         cos, sin = rope_table(h, w, self.arch.width // self.arch.heads, x.device)
         if mask is not None:  # image keys are always seen; one boolean row per sample, broadcast over heads and queries
             mask = F.pad(mask, (0, h * w), value=True)[:, None, None]  # (B, 1, 1, L+N)
         outside = inside = (mask, vec, cos, sin)
         if keep is not None:  # kept tokens turn by their true positions
-            mask_in = mask if mask is None else mask[..., : text.shape[1] + keep.shape[1]]
+            mask_in = mask if mask is None else mask[..., : mask.shape[-1] - h * w + keep.shape[1]]
             inside = (mask_in, vec, take(cos, keep), take(sin, keep))
         first, last = self.route.span
         q = k = None
@@ -225,7 +273,8 @@ class PRX(nn.Module):
                 dense, x = x, x if keep is None else take(x, keep)
             routed = first <= i <= last
             if x.shape[1]:  # with no kept token the span costs nothing
-                x, q, k = block(x, text, *(inside if routed else outside), i in heads)
+                given = (x, words[i], *(inside if routed else outside), i in heads)
+                x, q, k = again(block, given) if self.recompute and torch.is_grad_enabled() else block(*given)
             if i in taps:
                 feats[i] = Feat(x, keep if routed else None, q, k)
             if i == last:

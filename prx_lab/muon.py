@@ -8,6 +8,7 @@ for W (m, n) = (out, in). Scales s: "original" and "spectral" (Jordan, Bernstein
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from prx_lab.errors import LabError, nearest
 from prx_lab.optim import AdamW, Optim
+from prx_lab.sharding import is_shard, rows_here, spread, whole
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -107,7 +109,8 @@ class Muon(Optim):
 class MuonAdamW(torch.optim.Optimizer):
     """Group 0 under Muon, the others under AdamW: one state, one list of groups, one step.
 
-    For one process, or several that hold equal gradients (DDP). A shard of a matrix cannot be orthogonalised alone.
+    Of matrices in shards (FSDP2) the updates are gathered, each is orthogonalised by one of the processes, and every
+    process steps the rows that it has.
     """
 
     def __init__(self, muon: dict, adam: torch.optim.AdamW):
@@ -119,15 +122,16 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         group, *rest = self.param_groups
         lr, decay = group["lr"], 1 - group["lr"] * group["weight_decay"]
+        iterate = partial(self.orthogonalise, steps=group["ns_steps"])
         for (m, n), (weights, updates) in self.maps(group).items():
-            X = self.orthogonalise(torch.stack(updates), group["ns_steps"])  # (maps, m, n), bfloat16
-            for W, step in zip(weights, X):
-                W.mul_(decay).add_(step, alpha=-lr * SCALES[group["scale"]](m, n))
+            X = spread(iterate, torch.stack(updates), group["params"][0])  # (maps, m, n), bfloat16
+            for (W, rows), step in zip(weights, X):
+                W.mul_(decay).add_(step[rows], alpha=-lr * SCALES[group["scale"]](m, n))
         self.adam.state, self.adam.param_groups = self.state, rest  # the same objects, so that both are saved as one
         self.adam.step()
 
-    def maps(self, group: dict) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:
-        """{(m, n): (weights, Nesterov updates)}: the maps of each shape, views of the matrices they are stacked in."""
+    def maps(self, group: dict) -> dict[tuple[int, int], tuple[list[tuple[Tensor, slice]], list[Tensor]]]:
+        """{(m, n): ([(weights here, which rows they are)], Nesterov updates)}: the maps of each shape, views of the stacked ones."""
         found: dict = defaultdict(lambda: ([], []))
         for p, parts in zip(group["params"], group["maps"]):
             if p.grad is None:
@@ -137,9 +141,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(state["momentum"], group["momentum"])
-            for W, U in zip(p.chunk(parts), update.chunk(parts)):
-                found[tuple(W.shape)][0].append(W)
-                found[tuple(W.shape)][1].append(U)
+            update = whole(update.bfloat16()) if is_shard(update) else update  # the iteration rounds so itself
+            for i, U in enumerate(update.chunk(parts)):
+                found[tuple(U.shape)][0].append(rows_here(p, i * len(U), (i + 1) * len(U)))
+                found[tuple(U.shape)][1].append(U)
         return found
 
 

@@ -47,7 +47,9 @@ class AdamW(Optim):
 
     def over(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
         """AdamW of these parameters alone."""
-        return torch.optim.AdamW(parameters, lr * self.lr_scale, self.betas, self.eps, self.weight_decay, fused=True)
+        parameters = list(parameters)
+        fused = not any(p.is_meta for p in parameters)  # shapes alone have no fused kernel
+        return torch.optim.AdamW(parameters, lr * self.lr_scale, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
 @dataclass(frozen=True)

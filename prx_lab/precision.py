@@ -1,7 +1,7 @@
 """Precision as a value: the dtype weights are stored in, the dtype they compute in, and an audit of what is really there."""
 
 from collections import Counter
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ class Precision(Spec):
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """The context of forward passes; plain float32 when compute is fp32."""
+        if device.type == "meta":
+            return nullcontext()  # shapes alone; autocast does not know them
         return torch.autocast(device.type, DTYPES[self.compute], enabled=self.compute != "fp32")
 
 

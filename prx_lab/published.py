@@ -26,12 +26,14 @@ def fetch(name: str) -> Path:
     real = zoo.REAL[name]
     if real.library == "local":
         raise LabError(f"'{name}' has no hub repository: give {real.repo}.")
+    inside = f"{Path(real.file).parent}/" if "/" in real.file else ""  # of a whole pipeline only the folder that is needed
+    wanted, unwanted = [inside + file for file in FILES], ["*fp16*", "*onnx*", "*openvino*"]
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import GatedRepoError
 
     try:
-        return Path(snapshot_download(real.repo, allow_patterns=FILES, ignore_patterns=["*fp16*", "*onnx*", "*openvino*"]))
+        return Path(snapshot_download(real.repo, allow_patterns=wanted, ignore_patterns=unwanted))
     except GatedRepoError as error:
         raise LabError(f"'{name}' is gated: accept its licence at {real.repo} on the hub and log in with `hf auth login`.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
@@ -58,17 +60,20 @@ def vision(name: str) -> VisionTeacher | InceptionFeatures:
 
 
 def t5gemma(name: str, folder: Path) -> T5GemmaText:
-    """A T5Gemma's encoder and tokenizer from a folder, whether it holds the encoder alone or the whole model."""
+    """A T5Gemma's encoder and tokenizer from a folder: the encoder's own, the whole model's, or a pipeline's that holds one."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig
+    from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
+    folder = folder / "text_encoder" if (folder / "text_encoder" / "config.json").is_file() else folder
     config = _config(folder)
-    if config.get("model_type") != "t5gemma":
+    if config.get("model_type") not in ("t5gemma", "t5_gemma_module"):
         raise LabError(f"The config.json in {folder} is not a T5Gemma's: give a folder saved by transformers' T5Gemma classes.")
     embedded = name in zoo.EMBEDDED
     tokenizer_class = PreTrainedTokenizerFast if embedded else AutoTokenizer
     tokenizer = tokenizer_class.from_pretrained(_tokenizer_folder(folder), local_files_only=True)
-    network = T5GemmaEncoder(T5GemmaConfig.from_dict(config).encoder)
+    alone = config["model_type"] == "t5_gemma_module"  # saved by the encoder's own class
+    network = T5GemmaEncoder(T5GemmaModuleConfig.from_dict(config) if alone else T5GemmaConfig.from_dict(config).encoder)
     state = _state(folder)
     prefix = next((p for p in ("model.encoder.", "encoder.", "") if f"{p}embed_tokens.weight" in state), "")
     _fill(network, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)

@@ -12,6 +12,7 @@ from typing import Any
 import prx_lab.guidance
 import prx_lab.muon
 import prx_lab.terms
+from prx_lab.cleaning import HOW
 from prx_lab.errors import LabError, nearest
 from prx_lab.flow import LogitNormal, Uniform
 from prx_lab.model import Arch
@@ -19,7 +20,7 @@ from prx_lab.optim import EMA, AdamW, Optim, Schedule
 from prx_lab.precision import DTYPES, Precision
 from prx_lab.routing import Dense, Router
 from prx_lab.sample import CFG, Guidance
-from prx_lab.spec import REGISTRY, Spec, discover, essence, flatten, from_json, to_json
+from prx_lab.spec import REGISTRY, Spec, discover, essence, flatten, from_json, require_types, to_json
 from prx_lab.steps.base import Descent, Rule
 from prx_lab.terms import FlowMatching, Term
 
@@ -59,6 +60,9 @@ SCALES = {
     "gpu": Scale("gpu", 128, "standard", 65536, 16, 768, 10, 12, 2000, 256, 5e-4, 4096, 28, 4),
 }
 
+# The post's baseline. Not among SCALES: it is a published experiment's own size, and no lever to pull on the others.
+PRX_256 = Scale("prx-256", 256, "full", 1_000_000, 16, 1792, 16, 28, 100_000, 256, 1e-4, 10_000, 50, 10)
+
 
 @dataclass(frozen=True)
 class Reference(Spec):
@@ -88,6 +92,9 @@ class Recipe(Spec):
     space: str = "lab-vae"
     bottleneck: int = 0  # width between the two linear maps of the patch embedding; 0 for one map
     text: str = "lab-t5"
+    cleaning: str = "none"  # of every caption before it is encoded
+    text_tokens: int = 0  # places for a caption's tokens; 0 for the encoder's own number
+    init: str = ""  # weights that training starts from: a hub name, a folder, a run folder or a file; "" for fresh ones
     predict: str = "v"
     time: LogitNormal | Uniform = LogitNormal()
     terms: tuple[Term, ...] = (FlowMatching(),)
@@ -111,8 +118,7 @@ class Recipe(Spec):
 
     def check(self) -> None:
         """Refuse a recipe that contradicts itself."""
-        for f in fields(self):
-            require_type(f.name, getattr(self, f.name), FIELD_TYPES[f.name])
+        require_types(self)
         for name, allowed in CHOICES.items():
             require(getattr(self, name) in allowed, f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
         for name in ("style", "captions"):
@@ -127,10 +133,14 @@ class Recipe(Spec):
         require(0 <= self.drop < 1, f"drop is {self.drop}; caption dropout is a probability in [0, 1).")
         require(self.clip > 0, f"clip is {self.clip}; the gradient norm needs a positive limit.")
         require(self.noise > 0, f"noise is {self.noise}; the noise needs a positive standard deviation.")
-        require(self.bottleneck >= 0, f"bottleneck is {self.bottleneck}; use a positive width, or 0 for none.")
+        fits = 0 <= self.bottleneck <= LARGEST["width"]
+        require(fits, f"bottleneck is {self.bottleneck}; use a positive width up to {LARGEST['width']}, or 0 for none.")
         require(self.shift > 0, f"shift is {self.shift}; the time shift must be positive.")
+        require(self.text_tokens >= 0, f"text_tokens is {self.text_tokens}; use a positive number, or 0 for the text encoder's own.")
         require(self.sampler_steps >= 0, f"sampler_steps is {self.sampler_steps}; use a positive number, or 0 for the scale's.")
         require(0 <= self.ema.decay < 1, f"ema.decay is {self.ema.decay}; use a value in [0, 1), 0 for no average.")
+        require(0 <= self.schedule.warmup <= 1, f"schedule.warmup is {self.schedule.warmup}; use a share of the run in [0, 1].")
+        require(self.schedule.final >= 0, f"schedule.final is {self.schedule.final}; the learning rate cannot end below 0.")
         require(bool(self.terms), "The recipe has no loss term; add FlowMatching().")
         names = [type(t).__name__ for t in self.terms]
         require(len(set(self.terms)) == len(self.terms), f"A term stands twice in the recipe ({', '.join(names)}); change its weight.")
@@ -138,6 +148,8 @@ class Recipe(Spec):
         s = self.scale
         for name in ("size", "images", "grid", "width", "depth", "heads", "steps", "batch", "eval_n", "eval_steps", "evals"):
             require(getattr(s, name) > 0, f"scale.{name} is {getattr(s, name)}; it must be positive.")
+        for name, most in LARGEST.items():
+            require(getattr(s, name) <= most, f"scale.{name} is {getattr(s, name)}, beyond any machine's memory; use at most {most}.")
         require(s.lr > 0, f"scale.lr is {s.lr}; the learning rate must be positive.")
         fits = s.width % (4 * s.heads) == 0
         require(fits, f"Width {s.width} over {s.heads} heads is not a multiple of 4; change scale.width or scale.heads.")
@@ -154,15 +166,18 @@ class Recipe(Spec):
         require(ordered, f"Phases start at {starts[1:-1]} of the steps; use increasing shares between 0 and 1.")
         for phase in self.phases:
             require(not phase.recipe.phases, "A phase cannot have phases of its own; list all of them in the first recipe.")
-            for name in ("scale", "space", "bottleneck", "text", "predict", "noise"):
+            for name in ("scale", "space", "bottleneck", "text", "cleaning", "text_tokens", "predict", "noise"):
                 same = getattr(phase.recipe, name) == getattr(self, name)
                 require(same, f"A phase changes {name}, on which the shape or meaning of the weights depends; train it as another recipe.")
+            same = phase.recipe.init in ("", self.init)
+            require(same, "A phase has an init of its own, but goes on with the weights of the phase before; set init in the first recipe.")
             same = phase.recipe.reference == self.reference
             require(same, "A phase has a reference of its own, but a run is judged once, by that of the first recipe; set it there.")
         if self.phases:
             parts = tuple(part for _, part in self.plan)
             for i, part in enumerate(parts):
-                part.rule.check_after(parts[:i])
+                if i or not self.init:
+                    part.rule.check_after(parts[:i])
 
     def arch(self, channels: int, stride: int, context: int) -> Arch:
         """The network for a space of `channels` at 1/`stride` resolution and text features of width `context`."""
@@ -249,7 +264,10 @@ class Recipe(Spec):
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Recipe":
-        recipe = from_json(data)
+        try:
+            recipe = from_json(data)
+        except RecursionError:
+            raise LabError("This recipe is nested too deeply to be one; use the recipe.json of a run folder.") from None
         require(isinstance(recipe, Recipe), "This file does not hold a recipe; use the recipe.json of a run folder.")
         return recipe
 
@@ -259,23 +277,13 @@ class Recipe(Spec):
         return hashlib.sha256(json.dumps(essence(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
-FIELD_TYPES = {
-    "scale": Scale, "data": str, "style": str, "captions": str, "subset": float | int, "space": str,
-    "bottleneck": int, "text": str, "predict": str, "time": LogitNormal | Uniform, "terms": tuple,
-    "noise": float | int, "router": Router, "rule": Rule, "optim": Optim,
-    "schedule": Schedule, "precision": Precision, "ema": EMA, "drop": float | int, "clip": float | int, "guidance": Guidance,
-    "shift": float | int, "sampler_steps": int, "reference": Reference, "phases": tuple,
-}  # fmt: skip
-CHOICES = {"predict": ("v", "x"), "captions": ("long", "short", "mixed"), "style": ("render", "photo", "polished")}
+LARGEST = {"size": 1 << 14, "grid": 1 << 10, "width": 1 << 15, "depth": 1 << 10, "batch": 1 << 20}
+CHOICES = {"predict": ("v", "x"), "cleaning": HOW, "captions": ("long", "short", "mixed"), "style": ("render", "photo", "polished")}
 
 
 def require(ok: bool, sentence: str) -> None:
     if not ok:
         raise LabError(sentence)
-
-
-def require_type(name: str, value: object, kind: Any) -> None:
-    require(isinstance(value, kind), f"{name} is {value!r}, a {type(value).__name__}; it must be {getattr(kind, '__name__', kind)}.")
 
 
 def set_path(spec: Spec, path: list[str], text: str) -> Any:

@@ -20,6 +20,7 @@ from prx_lab.machine import env as env  # part of a record: what env.json holds
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
+LARGEST = 1e300  # a number beyond is none
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -30,9 +31,9 @@ def run_folder(root: str | Path, recipe: "Recipe", seed: int) -> Path:
 
 def name_of(recipe: "Recipe") -> str:
     """The name in `recipes.py` of a recipe, whatever its scale and data (its id tells those apart); else 'custom'."""
-    from prx_lab.recipes import RECIPES  # imports torch: only where a recipe is at hand anyway
+    from prx_lab.recipes import PUBLISHED, RECIPES  # imports torch: only where a recipe is at hand anyway
 
-    same = (name for name, known in RECIPES.items() if known.but(scale=recipe.scale, data=recipe.data) == recipe)
+    same = (name for name, known in (RECIPES | PUBLISHED).items() if known.but(scale=recipe.scale, data=recipe.data) == recipe)
     return next(same, "custom")
 
 
@@ -61,25 +62,51 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON so that a reader sees the old file or the whole new one, also after a power cut."""
     path = Path(path)
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    write_text(path, text)
+
+
+def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON-lines file as a whole, as `write_json` does."""
+    write_text(Path(path), "".join(map(line, rows)))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` in the place of a file, whole or not at all. Raises LabError where the disk is full or read-only."""
+    name = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes files private; recorded runs are shared
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise refused(path, error) from None
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as one line of strict JSON."""
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def append_json(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Append one line to a JSON-lines file such as train.jsonl."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+    """Append one line to a JSON-lines file such as train.jsonl. Raises LabError where the disk is full or read-only."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line(row))
+    except OSError as error:
+        raise refused(Path(path), error) from None
+
+
+def refused(path: Path, error: OSError) -> LabError:
+    """What to say when a file of a run cannot be written."""
+    return LabError(f"Cannot write {path} ({error.strerror or error}); free some space or check its permissions, and run again.")
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -108,6 +135,8 @@ class Record:
         recipe, env, evaluation = (_object(folder / file) for file in ("recipe.json", "env.json", "eval.json"))
         if not isinstance(evaluation.get("metrics"), dict):
             raise LabError(f"{label(folder)}/eval.json holds no metrics: evaluate the run again.")
+        if wrong := unsound(evaluation):
+            raise LabError(f"{label(folder)}/eval.json is damaged, {wrong}: delete the folder and run it again.")
         train = tuple(_lines(folder / "train.jsonl"))
         return Record(folder, folder.parent.parent.name, name, id, int(digits), recipe, env, evaluation, train)
 
@@ -189,9 +218,24 @@ def label(folder: str | Path) -> str:
 
 
 def number(found: Any) -> float:
-    """A metric as recorded, a bare number or {"value": ...}, as a float; NaN for null or absent."""
+    """A metric as recorded, a bare number or {"value": ...}, as a float; NaN for null, absent, or anything else."""
     value = found.get("value") if isinstance(found, Mapping) else found
-    return float(value) if isinstance(value, int | float) else math.nan
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if known else math.nan
+
+
+def unsound(evaluation: Mapping[str, Any]) -> str:
+    """What is wrong with the contents of an eval.json beside its metrics, or an empty string."""
+    for key, kind in {"throughput": dict, "ceiling": dict, "curve": list, "captions": list}.items():
+        if not isinstance(evaluation.get(key, kind()), kind):
+            return f"its {key} is no {kind.__name__}"
+    points = evaluation.get("curve", [])
+    if not all(isinstance(point, dict) for point in points):
+        return "a point of its curve is no object"
+    seconds = [number(point.get("seconds")) for point in points]
+    if not all(a < b for a, b in zip([-math.inf, *seconds], seconds)):
+        return "the seconds of its curve do not increase"
+    return ""
 
 
 def _object(path: Path) -> dict[str, Any]:

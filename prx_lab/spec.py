@@ -2,9 +2,12 @@
 
 import importlib
 import pkgutil
+import textwrap
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING
+from functools import cache
+from inspect import isabstract
+from types import ModuleType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from prx_lab.errors import LabError, nearest
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
 REGISTRY: dict[str, type["Spec"]] = {}
+LARGEST = {int: 10**12, float: 1e30}  # float32 has no more
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,59 @@ def from_json(data: object) -> object:
 
 
 def build(cls: type[Spec], values: dict[str, object]) -> Spec:
-    """Construct a spec from field values, refusing a field it does not have."""
+    """Construct a spec from field values, refusing a field it does not have or that is missing."""
+    if isabstract(cls):
+        kinds = ", ".join(sorted(name for name, kind in REGISTRY.items() if issubclass(kind, cls) and not isabstract(kind)))
+        raise LabError(f"{cls.__name__} is not a part by itself but a kind of part; use one of {kinds}.")
     known = [f.name for f in fields(cls)]
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+    if missing and values.keys() <= set(known):
+        raise LabError(f"{cls.__name__} lacks {', '.join(missing)}; give a value for each.")
     for key in values:
         if key not in known:
             raise LabError(f"{cls.__name__} has no field '{key}'.{nearest(key, known)} Its fields are {', '.join(known)}.")
     return cls(**values)
+
+
+def require_types(spec: Spec, prefix: str = "") -> None:
+    """Refuse, with a LabError, a field whose value is not of its declared type, a number that is not finite or absurdly large."""
+    for name, kind in declared(type(spec)).items():
+        require_type(f"{prefix}{name}", getattr(spec, name), kind)
+
+
+@cache
+def declared(cls: type[Spec]) -> dict[str, Any]:
+    """The types of a spec's fields."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def require_type(path: str, value: object, kind: Any) -> None:
+    """Refuse a value that is not of the declared type `kind`; of a spec every field is looked at, of a tuple every element."""
+    if isinstance(kind, UnionType):
+        kind = next((one for one in get_args(kind) if isinstance(value, one)), kind)
+    if get_origin(kind) is tuple:
+        kinds, items = get_args(kind), value if isinstance(value, tuple) else ()
+        kinds = kinds[:1] * len(items) if kinds[-1] is ... else kinds
+        if not isinstance(value, tuple) or len(items) != len(kinds):
+            raise LabError(f"{path} is {shown(value)}, a {type(value).__name__}; it must be a tuple{f' of {len(kinds)}' * bool(kinds)}.")
+        for i, (item, one) in enumerate(zip(items, kinds)):
+            require_type(f"{path}[{i}]", item, one)
+        return
+    right = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not right:
+        raise LabError(f"{path} is {shown(value)}, a {type(value).__name__}; it must be {getattr(kind, '__name__', kind)}.")
+    if isinstance(value, int | float) and not abs(value) <= LARGEST[type(value)]:
+        raise LabError(f"{path} is {shown(value)}; it must be a finite number of a sensible size.")
+    if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+        raise LabError(f"{path} is {shown(value)}, which is not Unicode text; rename what it stands for.")
+    if isinstance(value, Spec):
+        require_types(value, f"{path}.")
+
+
+def shown(value: object) -> str:
+    """A value as text, not longer than a sentence bears."""
+    return textwrap.shorten(ascii(value) if isinstance(value, str) else repr(value), 80, placeholder=" ...")
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, object]:

@@ -11,7 +11,7 @@ from prx_lab.columns import SHOWN, Metric, by_seed, columns, judges
 from prx_lab.errors import LabError
 from prx_lab.metrics.stats import paired, summary
 from prx_lab.posts import Published, counterpart, published
-from prx_lab.record import Record, Records, records
+from prx_lab.record import Record, Records, number, records
 
 if TYPE_CHECKING:
     import pandas
@@ -190,7 +190,7 @@ def notes(found: Records, used: Sequence[Record], rows: Sequence[Row], shown: Se
         lines.append("n: seeds. Value: mean ± sd. Δ: paired difference to the baseline over common seeds [95 % t interval].")
     elif used:
         lines.append("n: seeds. Δ: paired difference to the baseline; one seed gives no interval.")
-    sizes = sorted({int(number) for record in used if (number := record.eval.get("n"))})
+    sizes = sorted({int(n) for record in used if (n := number(record.eval.get("n"))) >= 1})
     if sizes:
         text = " or ".join(map(str, sizes))
         lines.append(f"Each run is judged on {text} images." + (" Sizes differ: FID is not comparable." * (len(sizes) > 1)))

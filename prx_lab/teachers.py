@@ -8,15 +8,20 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prx_lab import zoo
+from prx_lab.cleaning import clean, report
 from prx_lab.detector import SIZE, Detector, DetectorConfig, labels, peaks, place
 from prx_lab.errors import LabError, nearest
 from prx_lab.metrics.composition import Detection
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LAB_MEAN, LAB_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # embedded networks see the project's own [-1, 1]
@@ -53,19 +58,39 @@ class VisionTeacher(nn.Module, ABC):
 
 
 class TextEncoder(nn.Module, ABC):
-    """A frozen text network; `width` is E, `length` the number of token places L."""
+    """A frozen text network; `width` is E, `length` the number of token places L, usually its `own`; `cleaning` comes first."""
 
     name: str
     width: int
+    own: int
     length: int
+    cleaning: str
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token features (B, L, E) float32, zero where padded, and their mask (B, L) bool; padding on the right."""
 
     @abstractmethod
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """The number of places that each caption, cleaned, would fill if there were no limit; the network does not run."""
+
+    @abstractmethod
+    def reading(self, cleaning: str, length: int) -> "TextEncoder":
+        """The same network with captions cleaned in another way and `length` places (0 for its own number)."""
+
     def longest(self, captions: Sequence[str]) -> int:
-        """The number of places that the longest of these captions fills, at most `length`; the network does not run."""
+        """The number of places that the longest of these captions fills, at most `length`."""
+        return min(max(self.lengths(captions)), self.length)
+
+    def cleaned(self, captions: Sequence[str]) -> list[str]:
+        """Captions as they are tokenised; half a surrogate pair, which no tokenizer reads, becomes a question mark."""
+        return [clean(caption.encode(errors="replace").decode(), self.cleaning) for caption in captions]
+
+    def surveyed(self, captions: Sequence[str]) -> list[int]:
+        """Their lengths, with a warning where cleaning leaves nothing of a caption or where it has more tokens than places."""
+        lengths = self.lengths(captions)
+        report(captions, self.cleaned(captions), self.cleaning, lengths, self.length)
+        return lengths
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -147,27 +172,37 @@ class CLIPTeacher(VisionTeacher):
 
 
 class T5GemmaText(TextEncoder):
-    """The encoder of a T5Gemma with its tokenizer, padded on the right to `length` (Gemma's own default pads left)."""
+    """The encoder of a T5Gemma with its tokenizer, padded on the right to `length`, at most what the network was made for.
 
-    def __init__(self, name: str, network: nn.Module, tokenizer: object, length: int):
+    Gemma's own tokenizer pads left, and so does the published pipeline. Positions are rotary, so only distances count: the
+    features of the words are the same up to rounding, and where they stand does not matter to a denoiser that adds no position to text.
+    """
+
+    def __init__(self, name: str, network: nn.Module, tokenizer: object, own: int, cleaning: str = "none", length: int = 0):
         super().__init__()
+        most = network.config.max_position_embeddings
+        if length > most:
+            raise LabError(f"text_tokens is {length}, but '{name}' reads at most {most} tokens; use {most} or fewer, or 0 for its own.")
         tokenizer.padding_side = "right"
-        self.name, self.network, self.tokenizer, self.length = name, network, tokenizer, length
-        self.width = network.config.hidden_size
+        self.name, self.network, self.tokenizer, self.own = name, network, tokenizer, own
+        self.width, self.cleaning, self.length = network.config.hidden_size, cleaning, length or own
+
+    def reading(self, cleaning: str, length: int) -> "T5GemmaText":
+        same = (cleaning, length or self.own) == (self.cleaning, self.length)
+        return self if same else freeze(T5GemmaText(self.name, self.network, self.tokenizer, self.own, cleaning, length))
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "pt"}
-        batch = self.tokenizer(list(captions), **options).to(self.network.device)
+        batch = self.tokenizer(self.cleaned(captions), **options).to(self.network.device)
         mask = batch["attention_mask"].bool()
         used = max(int(mask.sum(1).max()), 1)  # attending to padding changes nothing and costs most of the time
         hidden = self.network(input_ids=batch["input_ids"][:, :used], attention_mask=batch["attention_mask"][:, :used])
         text = hidden.last_hidden_state.float() * mask[:, :used, None]
         return F.pad(text, (0, 0, 0, self.length - used)), mask
 
-    def longest(self, captions: Sequence[str]) -> int:
-        ids = self.tokenizer(list(captions), truncation=True, max_length=self.length)["input_ids"]
-        return max(map(len, ids))
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        return list(map(len, self.tokenizer(self.cleaned(captions), truncation=False)["input_ids"]))
 
 
 class InceptionFeatures(nn.Module):
@@ -213,7 +248,7 @@ def freeze(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def load_vision(name: str) -> VisionTeacher:
     """A frozen vision teacher by name or from a local folder of a timm or transformers CLIP model; cached per process."""
     from prx_lab import published  # timm and transformers are heavy: only what is asked for is imported
@@ -236,7 +271,7 @@ def look(name: str, images: Tensor, grid: int) -> Tensor:
     return teacher.attention(images, grid, int(block)) if mark else teacher.tokens(images, grid)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def load_text(name: str) -> TextEncoder:
     """A frozen text encoder by name (`lab-t5`, `t5gemma-2b`) or from a local T5Gemma folder; cached per process."""
     from prx_lab import published
@@ -247,6 +282,11 @@ def load_text(name: str) -> TextEncoder:
         return freeze(published.t5gemma(name, published.fetch(name)))
     known = ["lab-t5", "t5gemma-2b"]
     raise LabError(f"There is no text encoder '{name}'.{nearest(name, known)} Known: {', '.join(known)}, or a local folder.")
+
+
+def reader(recipe: "Recipe") -> TextEncoder:
+    """The recipe's text encoder, reading captions as the recipe says; everything that encodes text for a recipe uses this one."""
+    return load_text(recipe.text).reading(recipe.cleaning, recipe.text_tokens)
 
 
 @functools.cache

@@ -1,28 +1,28 @@
 """Training: the Learner whose forward is the loss, the step, and fit with exact resume."""
 
-import ctypes
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from prx_lab import checkpoint
+from prx_lab import checkpoint, start
 from prx_lab.data.batch import Batch
 from prx_lab.data.store import Store, order
 from prx_lab.errors import LabError
-from prx_lab.flow import Draw, corrupt, draw, v_from_x, x_from_v
+from prx_lab.flow import Draw, corrupt, draw, v_from_x, velocity_to, x_from_v
 from prx_lab.model import PRX
+from prx_lab.parallel import ALONE, USUAL, Budget, World, cut
 from prx_lab.precision import DTYPES
+from prx_lab.process import interruptible, tune_allocator
 from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.sample import Sampler
+from prx_lab.sharding import alike, is_shard, local, whole
+from prx_lab.steps import RuleModule
 from prx_lab.terms import Out
 
 
@@ -45,13 +45,24 @@ class Learner(nn.Module):
         raw, feats = self.model(point.x_t, point.t, text, mask, keep, skip, self.taps, self.heads)
         raw = raw.float()
         if recipe.predict == "v":
-            v, x, target = raw, x_from_v(raw, point.x_t, point.t), point.v
+            v, x = raw, x_from_v(raw, point.x_t, point.t)
         else:
-            v, x, target = v_from_x(raw, point.x_t, point.t), raw, v_from_x(point.x, point.x_t, point.t)
-        out = Out(v, x, target, feats, draw.drop, draw.other)
+            v, x = v_from_x(raw, point.x_t, point.t), raw
+        out = Out(v, x, velocity_to(recipe.predict, point), feats, draw.drop, draw.other, batch.rest)
         losses = torch.stack([term(point, out, batch) for term in self.terms])
         weights = losses.new_tensor([term.weight for term in recipe.terms])
         return (weights * losses).sum(), losses  # not a matmul: autocast would round it to bf16
+
+
+class Objective(nn.Module):
+    """A rule around a learner, as one module whose forward is a step's loss: what DDP and FSDP see."""
+
+    def __init__(self, rule: RuleModule, learner: Learner):
+        super().__init__()
+        self.rule, self.learner = rule, learner
+
+    def forward(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        return self.rule(self.learner, batch, draw)
 
 
 def build(recipe: Recipe, store: Store, seed: int, device: torch.device) -> Learner:
@@ -69,25 +80,44 @@ class Training:
     `stores` holds one data set for each phase, or one for all of them.
     """
 
-    def __init__(self, recipe: Recipe, stores: Store | Sequence[Store], seed: int, device: torch.device, compiled: bool = False):
+    def __init__(
+        self,
+        recipe: Recipe,
+        stores: Store | Sequence[Store],
+        seed: int,
+        device: torch.device,
+        compiled: bool = False,
+        folder: Path | None = None,  # of a run: one that has a checkpoint to go on from reads `init` no more
+        budget: Budget = USUAL,
+        world: World = ALONE,
+    ):
         self.whole, self.seed, self.device, self.compiled = recipe, seed, device, compiled
-        self.stores = [stores] * len(recipe.plan) if isinstance(stores, Store) else list(stores)
-        recipe.rule.check_after(())  # a recipe cannot ask this of itself: it may be meant as a phase
+        self.budget, self.world = budget, world
+        if world.size * budget.accumulate > recipe.scale.batch:
+            parts = f"{world.size} processes with {budget.accumulate} micro-batches each"
+            raise LabError(f"A batch of {recipe.scale.batch} is too small for {parts}; raise scale.batch, or use fewer of them.")
+        self.stores = list(stores) if isinstance(stores, Sequence) else [stores] * len(recipe.plan)
+        if not recipe.init:
+            recipe.rule.check_after(())  # a recipe cannot ask this of itself: it may be meant as a phase
         if min(map(len, self.stores)) < 1:
             raise LabError("There is no image to train on; check the data.")
         self.step_index, self.seconds = 0, 0.0
-        self.enter(0, {})
+        begun = folder is not None and bool(checkpoint.steps(folder / "checkpoint"))
+        self.enter(0, {} if begun else start.initial(recipe, self.stores[0]))
 
     def enter(self, phase: int, tensors: dict[str, Tensor]) -> None:
         """Begin a phase with a learner, optimiser and average of its own, filled from `tensors` by parameter name."""
         self.phase, self.recipe, self.store = phase, self.whole.plan[phase][1], self.stores[phase]
         self.learner = build(self.recipe, self.store, self.seed, self.device)
+        self.learner.model.recompute = self.budget.checkpointing
+        self.take_weights(tensors)
+        self.rule = self.recipe.rule.build(self.learner).to(self.device)  # a teacher in it has the weights of now
+        self.objective = self.world.prepare(Objective(self.rule, self.learner))
         self.optimizer = self.recipe.optim.build(self.learner, self.recipe.scale.lr)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         start = self.learner.model.state_dict() if self.recipe.ema.decay else {}
         self.ema = {k: v.to(torch.float32, copy=True) for k, v in start.items()}  # bf16 would lose its small steps
         self.start_from(tensors)
-        self.rule = self.recipe.rule.build(self.learner).to(self.device)
         if self.compiled:
             for block in self.learner.model.blocks:  # one block is compiled once and reused by all
                 block.compile()
@@ -99,17 +129,12 @@ class Training:
             kept = plan[self.phase + 1][1].optim.continues(self.recipe.optim)  # another optimiser starts without a history
             self.enter(self.phase + 1, {k: v for k, v in self.tensors().items() if kept or not k.startswith("optim/")})
         recipe, i = self.recipe, self.step_index
-        batch = self.store.batch(order(self.seed, i, recipe.scale.batch, len(self.store))).to(self.device)
-        key = (self.seed, i, 0, 0)
-        variates = draw(key, tuple(batch.x.shape), recipe.scale.tokens, recipe.time, recipe.drop).to(self.device)
         factor = recipe.schedule(i, recipe.scale.steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
-        with recipe.precision.autocast(self.device):
-            loss, losses = self.rule(self.learner, batch, variates)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip)
-        values = torch.stack([loss.detach().float(), norm.float(), *losses.detach().float()]).tolist()
+        losses = self.gradients()
+        norm = whole(nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip))
+        values = torch.cat([losses[:1], norm.float()[None], losses[1:]]).tolist()
         if not all(map(math.isfinite, values[:2])):
             self.optimizer.zero_grad()
             raise FloatingPointError(f"The loss is {values[0]} and the gradient norm {values[1]} at step {i}")
@@ -120,17 +145,35 @@ class Training:
         terms = dict(zip(self.rule.names, values[2:]))
         return {"step": i, "loss": values[0], "terms": terms, "lr": self.rates[0] * factor, "grad_norm": values[1]}
 
+    def gradients(self) -> Tensor:
+        """Those of the global batch's mean loss, from this process's share of it; returns that loss and its terms (1 + k,)."""
+        recipe, store, B, world = self.recipe, self.store, self.recipe.scale.batch, self.world
+        index = order(self.seed, self.step_index, B, len(store))
+        # one set of draws for the global batch: however it is split, each of its samples has the same ones
+        key, shape = (self.seed, self.step_index, 0, 0), (B, *store.shape)
+        variates = draw(key, shape, recipe.scale.tokens, recipe.time, recipe.drop)
+        found, parts = torch.zeros((), device=self.device), world.share(B, self.budget.accumulate)
+        for rows in parts:
+            batch, own = cut(store, index, variates, rows, recipe)
+            share = len(rows) / B
+            with world.gathering(self.objective, rows is parts[-1]):
+                with recipe.precision.autocast(self.device):
+                    loss, losses = self.objective(batch.to(self.device), own.to(self.device))
+                (loss * (share * world.size)).backward()  # the mean over processes follows
+            found = found + share * torch.cat([loss.detach()[None], losses.detach()]).float()
+        return world.total(found)
+
     @torch.no_grad()
     def average(self) -> None:
         if self.ema:
             rate = self.recipe.ema.rate(self.step_index)
             for name, value in self.learner.model.state_dict().items():
-                self.ema[name].lerp_(value.float(), 1 - rate)
+                local(self.ema[name]).lerp_(local(value).float(), 1 - rate)
 
     def fit(self, until: int, folder: Path | None = None, save_every: int = 500) -> Iterator[dict[str, float]]:
         """Train to step `until`, yielding one row of the log per step and saving to `folder`/checkpoint.
 
-        Ctrl-C finishes the step, saves and raises KeyboardInterrupt; a loss that is not finite saves the last good weights.
+        Ctrl-C and SIGTERM finish the step, save and raise KeyboardInterrupt; a loss that is not finite saves the last good weights.
         """
         tune_allocator()
         B = self.recipe.scale.batch
@@ -146,10 +189,11 @@ class Training:
                 self.seconds += taken
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images=f"{B / taken:.0f}/s", refresh=False)
                 bar.update()
+                yield row | {"images_per_s": B / taken, "seconds": self.seconds}
+                # only now: a row that is logged before its checkpoint is logged again after an interruption, never lost
                 if folder and (self.step_index == until or self.step_index % save_every == 0):
                     self.save(folder)
-                yield row | {"images_per_s": B / taken, "seconds": self.seconds}
-                if stop.is_set():
+                if self.world.any(stop.is_set()):
                     where = f" A checkpoint is in {self.save(folder)}; run the same command to go on." if folder else ""
                     raise KeyboardInterrupt(f"Stopped after step {self.step_index}.{where}")
 
@@ -157,7 +201,7 @@ class Training:
         """Everything the next step depends on; randomness is a function of (seed, step) and needs no state."""
         tensors = self.tensors() | {f"rule/{k}": v for k, v in self.rule.state_dict().items()} | {"mean": self.store.mean}
         state = {"seed": self.seed, "seconds": self.seconds, "phase": self.phase, "recipe": self.whole.to_json()}
-        return checkpoint.save(folder / "checkpoint", self.step_index, tensors, state)
+        return checkpoint.save(folder / "checkpoint", self.step_index, tensors, state, self.world)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, average and optimiser state by parameter name: what a phase hands to the next."""
@@ -166,65 +210,48 @@ class Training:
 
     def resume(self, folder: Path) -> bool:
         """Continue from the newest checkpoint in `folder`, if there is one of this recipe and seed."""
-        found = checkpoint.steps(folder / "checkpoint")
-        if not found:
+        if not checkpoint.steps(folder / "checkpoint"):
             return False
-        tensors, state = checkpoint.load(found[-1])
-        if state["seed"] != self.seed or Recipe.from_json(state["recipe"]) != self.whole:
-            raise LabError(f"The checkpoint {found[-1]} belongs to another recipe or seed; delete it or use another folder.")
-        self.enter(state["phase"], tensors)
-        self.rule.load_state_dict({k.removeprefix("rule/"): v for k, v in tensors.items() if k.startswith("rule/")})
+        where, tensors, state = checkpoint.newest(folder / "checkpoint", self.world)
+        mine = state["seed"] == self.seed and Recipe.from_json(state["recipe"]) == self.whole
+        if not mine or state["phase"] not in range(len(self.whole.plan)):
+            raise LabError(f"The checkpoint {where} belongs to another recipe or seed; delete it or use another folder.")
+        self.enter(state["phase"], {})
+        rule = self.rule.state_dict()
+        expected = self.tensors() | {f"rule/{k}": v for k, v in rule.items()}
+        with self.world.agreed():
+            checkpoint.require(tensors, expected, ("learner/", "ema/", "rule/"), where)
+        self.start_from(tensors)
+        self.rule.load_state_dict({k: alike(tensors[f"rule/{k}"], v) for k, v in rule.items()})
         self.step_index, self.seconds = state["step"], state["seconds"]
         return True
 
-    def start_from(self, tensors: dict[str, Tensor]) -> None:
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Take weights, average and optimiser state by parameter name; names this recipe does not have are left out."""
-        mine = self.learner.state_dict()
-        weights = {k.removeprefix("learner/"): v for k, v in tensors.items() if k.startswith("learner/")}
-        self.learner.load_state_dict({k: v for k, v in weights.items() if k in mine}, strict=False)
-        for name in self.ema:
-            self.ema[name].copy_(tensors.get(f"ema/{name}", mine[f"model.{name}"]))
+        mine = self.take_weights(tensors)
+        for name, value in self.ema.items():
+            value.copy_(alike(tensors.get(f"ema/{name}", mine[f"model.{name}"]), value))
         checkpoint.restore_optimizer(self.optimizer, self.learner, tensors)
+
+    def take_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take the weights alone; returns them all, those that are not among `tensors` as they were."""
+        mine = self.learner.state_dict()
+        with torch.no_grad():
+            for name, value in mine.items():
+                if f"learner/{name}" in tensors:
+                    value.copy_(alike(tensors[f"learner/{name}"], value))
+        return mine
 
     def sampler_model(self) -> PRX:
         """The network to sample from: the averaged weights where the recipe keeps an average."""
         model = self.learner.model
-        if not self.ema:
+        weights = self.ema or model.state_dict()
+        if not self.ema and not any(map(is_shard, weights.values())):
             return model
-        averaged = PRX(model.arch, self.recipe.router).to(self.device)
-        averaged.load_state_dict(self.ema)
-        return averaged
+        own = PRX(model.arch, self.recipe.router).to(self.device, next(iter(weights.values())).dtype)
+        own.load_state_dict({name: whole(value) for name, value in weights.items()})
+        return own
 
     def sampler(self) -> Sampler:
         """Prompts in, images out, with the weights as they are now."""
         return Sampler(self.recipe, self.sampler_model(), self.store.mean)
-
-
-def tune_allocator() -> None:
-    """Keep large temporaries mapped between steps: glibc otherwise returns them to the system at every step (1.7x slower)."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            libc.mallopt(option, 1 << 30)
-    except OSError:
-        pass  # not glibc
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handler(signum: int, frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

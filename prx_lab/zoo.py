@@ -44,10 +44,10 @@ class Real:
 
 
 REAL = {
-    "flux": Real("diffusers", "black-forest-labs/FLUX.1-dev", "autoencoder, 16 channels", "vae/config.json"),
-    "flux2": Real("diffusers", "black-forest-labs/FLUX.2-dev", "autoencoder, 32 channels", "vae/config.json"),
-    "repa-e": Real("diffusers", "REPA-E/e2e-flux-vae", "autoencoder tuned end to end", "config.json"),
-    "dc-ae": Real("diffusers", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers", "autoencoder, stride 32", "config.json"),
+    "flux": Real("diffusers", "black-forest-labs/FLUX.1-dev", "autoencoder, 16 channels at stride 8", "vae/config.json"),
+    "flux2": Real("diffusers", "black-forest-labs/FLUX.2-klein-4B", "autoencoder, 128 channels at stride 16", "vae/config.json"),
+    "repa-e": Real("diffusers", "REPA-E/e2e-flux-vae", "autoencoder tuned end to end, 16 channels at stride 8", "config.json"),
+    "dc-ae": Real("diffusers", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers", "autoencoder, 32 channels at stride 32", "config.json"),
     "t5gemma-2b": Real("transformers", "google/t5gemma-2b-2b-ul2", "text encoder, 256 tokens", "config.json"),
     "dinov2-s": Real("timm", "timm/vit_small_patch14_dinov2.lvd142m", "vision teacher"),
     "dinov2-b": Real("timm", "timm/vit_base_patch14_dinov2.lvd142m", "vision teacher"),

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from prx_lab import cli
-from prx_lab.recipes import RECIPES
+from prx_lab.recipes import PUBLISHED, RECIPES
 from prx_lab.record import name_of, run_folder
 from tests.made_up import write_run
 
-COMMANDS = ("run", "table", "sample", "pretrain", "recipes", "doctor")
+COMMANDS = ("run", "table", "sample", "export", "pretrain", "variants", "encode", "recipes", "cost", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_table_prints_text_and_markdown(tmp_path, capsys):
 def test_recipes_lists_each_with_its_difference(capsys):
     assert cli.call(["recipes"]) == 0
     shown = capsys.readouterr().out
-    assert [line for line in shown.splitlines() if not line.startswith(" ")] == list(RECIPES)
+    assert [line for line in shown.splitlines() if not line.startswith(" ")] == [*RECIPES, *PUBLISHED]
     assert "teacher = lab-dino-dense" in shown
 
 

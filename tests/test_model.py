@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prx_lab.model import DENSE, PRX, Arch, patchify, rope_table, rotate, time_embedding, unpatchify
+from prx_lab.model import DENSE, PRX, Arch, attend, patchify, rope_table, rotate, time_embedding, unpatchify
 from prx_lab.routing import TREAD, Router, put, take
 
 ARCH = Arch(channels=4, patch=2, context=12, width=64, depth=4, heads=2)
@@ -113,3 +113,47 @@ def test_one_graph():
     model, batch = randomised(router=MIDDLE), inputs()
     explained = torch._dynamo.explain(model)(*batch, TREAD().keep(torch.rand(2, 24)), None, (1, 2), (2,))
     assert explained.graph_count == 1 and explained.graph_break_count == 0
+
+
+# ------------------------------------------------------------------------------------------- speed that changes no number
+def attention_inputs(dtype: torch.dtype, masked: bool):
+    g = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, 3, n, 16, generator=g).to(dtype).requires_grad_() for n in (20, 27, 27))
+    mask = torch.ones(2, 1, 1, 27, dtype=torch.bool)
+    mask[0, ..., 3:7] = False
+    return (q, k, v), mask if masked else None
+
+
+def answers(attention, dtype: torch.dtype, masked: bool) -> list[torch.Tensor]:
+    """The output and the three gradients, float32."""
+    inputs, mask = attention_inputs(dtype, masked)
+    out = attention(*inputs, mask)
+    return [v.float() for v in (out, *torch.autograd.grad(out.float().square().sum(), inputs))]
+
+
+def by_hand(q, k, v, mask):
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("bhnm,bhmd->bhnd", scores.masked_fill(torch.tensor(False) if mask is None else ~mask, -1e30).softmax(-1), v)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_on_a_cpu_in_bf16_is_as_exact_as_the_fused_one(masked):
+    exact = answers(by_hand, torch.float64, masked)
+    mine = answers(attend, torch.bfloat16, masked)
+    fused = answers(lambda q, k, v, m: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=m), torch.bfloat16, masked)
+    for a, b, c in zip(mine, fused, exact):
+        assert (a - c).norm() < 1.5 * (b - c).norm() < 0.03 * c.norm()
+    for a, b in zip(answers(attend, torch.float32, masked), exact):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("router", [DENSE, MIDDLE])
+@torch.no_grad()
+def test_text_read_once_gives_what_text_read_in_every_call_gives(router):
+    model, (x, t, text, mask) = randomised(router=router), inputs()
+    words = model.context(text)
+    assert sum(v.numel() for pair in words for v in pair) == 2 * 4 * 2 * 7 * 64  # 2 depth B L D
+    keep = None if router is DENSE else router.keep(torch.rand(2, 24))
+    for seen in (mask, None):
+        assert torch.equal(model(x, t, words, seen, keep)[0], model(x, t, text, seen, keep)[0])
+    assert not torch.equal(model(x, t, model.context(text.roll(1, 0)), mask, keep)[0], model(x, t, text, mask, keep)[0])

@@ -75,3 +75,27 @@ def test_a_perfect_x_predictor_recovers_the_data_from_any_time():
     v = predictor(Stub(), "x", nullcontext)
     point = corrupt(x, torch.randn_like(x), torch.full((2,), 0.4))
     assert torch.allclose(v(point.x_t, 0.4, None, None), point.v, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [CFG(), CFG(3.0, 0.2, 0.7), CFG(1.0)])
+def test_a_sample_reads_its_text_once_and_is_what_it_would_be_otherwise(trained, guidance):
+    v, given, x = trained
+    reads = []
+    hooks = [b.attention.txt_kv_proj.register_forward_hook(lambda *_: reads.append(1)) for b in v.model.blocks]
+    found = generate(v, given, x, guidance, 5)
+    for hook in hooks:
+        hook.remove()
+    texts = 2 if guidance.high < 1 else 1  # outside the interval the caption is asked about alone
+    assert len(reads) == texts * len(v.model.blocks)
+    plain = generate(lambda *a: v(*a), given, x, guidance, 5)  # not a network to `generate`: it reads the text at every step
+    assert torch.allclose(found, plain, atol=1e-5)
+
+
+def test_what_was_read_of_a_text_is_forgotten_when_the_sample_is_done(trained):
+    v, given, x = trained
+    before, weight = generate(v, given, x, CFG(), 3), v.model.blocks[0].attention.txt_kv_proj.weight
+    with torch.no_grad():
+        weight.mul_(-1)
+        after = generate(v, given, x, CFG(), 3)
+        weight.mul_(-1)
+    assert not torch.equal(before, after) and torch.equal(before, generate(v, given, x, CFG(), 3))

@@ -24,13 +24,27 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What a part of a batch knows of the whole (G samples), so that the losses of all parts have the whole's as their mean."""
+
+    t: Tensor  # (G,) every sample's time
+    drop: Tensor  # (G,) bool: its caption was dropped
+    target: Tensor  # (P, C, H, W) of the samples that this part's are paired with, then of the one before the part's first
+
+    def to(self, device: torch.device | str) -> "Rest":
+        return Rest(*(v.to(device, non_blocking=True) for v in (self.t, self.drop, self.target)))
+
+
+@dataclass(frozen=True)
 class Batch:
     """B samples: clean latents, text and teachers' patch tokens."""
 
     x: Tensor  # (B, C, H, W) latents or pixels, about unit variance
     text: Text
     teachers: dict[str, Tensor]  # name -> (B, N, E), or name:qk<block> -> (B, h, N, 2 d)
+    rest: Rest | None = None  # where these samples are a part of a batch
 
     def to(self, device: torch.device | str) -> "Batch":
         teachers = {k: v.to(device, non_blocking=True) for k, v in self.teachers.items()}
-        return Batch(self.x.to(device, non_blocking=True), self.text.to(device), teachers)
+        rest = self.rest if self.rest is None else self.rest.to(device)
+        return Batch(self.x.to(device, non_blocking=True), self.text.to(device), teachers, rest)

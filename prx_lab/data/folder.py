@@ -38,10 +38,15 @@ def walk(root: Path) -> list[str]:
 
 
 def folder_items(root: Path, names: Sequence[str], caption: str) -> list[Item]:
-    """The captioned images among the files `names` below `root`.
+    """As `all_items`; LabError when some image is left without a caption."""
+    return captioned(all_items(root, names, caption), root)
+
+
+def all_items(root: Path, names: Sequence[str], caption: str) -> list[Item]:
+    """The images among the files `names` below `root`, with "" where one has no caption.
 
     Captions come from metadata files, else from sidecars, else from class sub-folders and the template `caption`.
-    Raises LabError when there are no images, or some image is left without a caption.
+    Raises LabError when there are no images.
     """
     metadata = [name for name in names if PurePosixPath(name).name in METADATA]
     if metadata:
@@ -56,7 +61,7 @@ def folder_items(root: Path, names: Sequence[str], caption: str) -> list[Item]:
     for name, (long, short) in sorted(texts.items()):
         long = long or fill(caption, labels.get(name, ""))
         items.append(Item(name, str(PurePosixPath(name).with_suffix("")), 0, long, short or long))
-    return captioned(items, root)
+    return items
 
 
 def captioned(items: list[Item], where: Path | str) -> list[Item]:
@@ -121,8 +126,9 @@ def read_metadata(root: Path, name: str) -> dict[str, tuple[str, str]]:
     for row in rows:
         raw = str(row.get("file_name") or "").replace("\\", "/")
         path = PurePosixPath(raw)
-        if not path.parts or path.is_absolute() or ".." in path.parts or "://" in raw or PureWindowsPath(raw).drive:
-            raise LabError(f"{root / name}: file_name '{raw}' must be a relative path below that folder.")
+        odd = any("\ud800" <= c <= "\udfff" or c == "\0" for c in raw)  # no file system has such a name
+        if odd or not path.parts or path.is_absolute() or ".." in path.parts or "://" in raw or PureWindowsPath(raw).drive:
+            raise LabError(f"{root / name}: file_name {ascii(raw)} must be a relative path below that folder.")
         texts[str(folder / path)] = (text_of(row.get(long)), text_of(row.get(short)))
     return texts
 
@@ -142,7 +148,7 @@ def read_rows(path: Path) -> list[dict]:
             if line.strip():
                 try:
                     rows.append(dict(json.loads(line)))
-                except (ValueError, TypeError) as error:
+                except (ValueError, TypeError, RecursionError) as error:
                     raise LabError(f"line {number} of {path} is not a JSON object: {error}.") from error
         return rows
     import pandas

@@ -120,10 +120,11 @@ def fill(template: str, label: str) -> str:
     """The caption of an image that has none: the template with its label, or "" where a label is needed and absent."""
     if "{label}" in template and not label:
         return ""
-    return " ".join(template.replace("{label}", label.replace("_", " ")).split())
+    return tidy(template.replace("{label}", label.replace("_", " ")))
 
 
 def tidy(text: str) -> str:
-    """A caption on one line, in composed Unicode, without control characters; direction marks stay."""
+    """A caption on one line, in composed Unicode, without control characters or halves of surrogate pairs; direction marks stay."""
+    text = text.encode(errors="replace").decode()
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in unicodedata.normalize("NFC", text))
     return " ".join(text.split())

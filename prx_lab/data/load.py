@@ -25,11 +25,22 @@ def load_source(data: str, split: str = "train", caption: str = LABEL, limit: in
     many images, the first of a fixed shuffle. Unreadable images are named in a warning, left out and counted in
     `.skipped`. Raises LabError when there is nothing to read or some image has no caption.
     """
+    kind, path, names = kind_of(data)
+    if kind == "parquet":
+        name = path.resolve().name if Path(data).expanduser().is_dir() else Path(data).stem
+        return load_parquet(path, names, name, split, caption, limit)
+    if kind == "folder":
+        return load_folder(path, names, split, caption, limit)
+    return load_hub(data, split, caption, limit)
+
+
+def kind_of(data: str) -> tuple[str, Path, list[str]]:
+    """What a name of data means: `parquet` or `folder`, its root and the files in it, or `hub`; LabError for none of them."""
     if not data.strip():
         raise LabError("no data is named: give a folder of images, a .parquet file or a hub name such as owner/name.")
     path = Path(data).expanduser()
     if path.is_file() and path.suffix == ".parquet":
-        return load_parquet(path.parent, [path.name], path.stem, split, caption, limit)
+        return "parquet", path.parent, [path.name]
     if path.is_file():
         raise LabError(f"{data} is one file: name the folder it is in, or a .parquet file.")
     if path.is_dir():
@@ -37,23 +48,26 @@ def load_source(data: str, split: str = "train", caption: str = LABEL, limit: in
         tables = [name for name in names if name.endswith(".parquet") and not name.endswith("metadata.parquet")]
         # A folder of pictures may hold a stray table; a folder of tables may hold a preview picture.
         pictures = sum(PurePosixPath(name).suffix.lower() in SUFFIXES for name in names)
-        if tables and pictures <= len(tables):
-            return load_parquet(path, tables, path.resolve().name, split, caption, limit)
-        return load_folder(path, names, split, caption, limit)
+        return ("parquet", path, tables) if tables and pictures <= len(tables) else ("folder", path, names)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", data) or path.suffix == ".parquet":
         raise LabError(f"there is no folder or file '{data}'.{neighbour(path)}")
-    return load_hub(data, split, caption, limit)
+    return "hub", path, []
 
 
 def load_folder(root: Path, names: Sequence[str], split: str, caption: str, limit: int) -> Folder:
     """A folder of pictures; top-level folders named train, val or test are its splits."""
     items = folder_items(root.resolve(), names, caption)
-    tops = {PurePosixPath(item.name).parts[0] for item in items}
-    divided = "train" in tops and tops <= set(PARTS)  # a folder `train` beside `car` and `bus` is a class
+    tops, divided = tops_of(items)
     base, whole = choose(split, tops if divided else {"train"}, root)
     if divided:
         items = [item for item in items if PurePosixPath(item.name).parts[0] == base]
     return Folder(root.resolve(), take(items, split, whole, limit, root))
+
+
+def tops_of(items: Sequence[Item]) -> tuple[set[str], bool]:
+    """The top-level folders of items, and whether they are splits: a folder `train` beside `car` and `bus` is a class."""
+    tops = {PurePosixPath(item.name).parts[0] for item in items}
+    return tops, "train" in tops and tops <= set(PARTS)
 
 
 def load_parquet(root: Path, names: Sequence[str], name: str, split: str, caption: str, limit: int) -> Table:
@@ -71,10 +85,7 @@ def load_hub(data: str, split: str, caption: str, limit: int) -> Table:
 
     name, _, config = data.partition(":")
     if not cached(name) and not reachable():
-        raise LabError(
-            f"there is no folder '{data}', and the hub data set of that name is not on this machine and cannot "
-            f"be fetched without a network: give the path of a local copy.{neighbour(Path(data))}"
-        )
+        raise LabError(unreachable(data))
     try:
         tables = load_dataset(name, config) if config else load_dataset(name)
     except Exception as error:  # network, gating, a missing config, scripts: the library's sentence says which
@@ -86,6 +97,14 @@ def load_hub(data: str, split: str, caption: str, limit: int) -> Table:
     base, whole = choose(split, tables, data)
     table, column, items = open_table(tables[base], data, caption, Path(HF_CACHE_HOME))
     return Table(data, table, column, take(items, split, whole, limit, data), Path(HF_CACHE_HOME))
+
+
+def unreachable(data: str) -> str:
+    """The sentence for a hub name that can be had neither here nor there."""
+    return (
+        f"there is no folder '{data}', and the hub data set of that name is not on this machine and cannot "
+        f"be fetched without a network: give the path of a local copy.{neighbour(Path(data))}"
+    )
 
 
 def choose(split: str, splits: Iterable[str], where: Path | str) -> tuple[str, bool]:

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from prx_lab.data.batch import Batch, Text
 from prx_lab.data.source import Source
 from prx_lab.errors import LabError
 from prx_lab.flow import stream
+from prx_lab.locks import FOREVER, lock_of, locked, sweep
 from prx_lab.machine import cores
 from prx_lab.progress import quiet
 from prx_lab.spaces import Space, load_space
-from prx_lab.teachers import TextEncoder, load_text, look
+from prx_lab.teachers import TextEncoder, look
 
 CHUNK = 256
 Arrays = dict[str, NDArray]
@@ -37,9 +39,18 @@ def cache_root() -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """What identifies a network's weights: the hash of an embedded one's file, the name of a real one; `:qk` ends a name."""
-    path = zoo.WEIGHTS / name.partition(":qk")[0] / "model.safetensors"
-    return f"{name}:{zoo.digest(path)[:16]}" if path.exists() else name
+    """What identifies a network's weights: the hash of an embedded one's file, the sizes and dates of a local folder's files, or
+    the name of a published one; `:qk` ends a name."""
+    base = name.partition(":qk")[0]
+    path = zoo.WEIGHTS / base / "model.safetensors"
+    if base in zoo.EMBEDDED and path.exists():
+        return f"{name}:{zoo.digest(path)[:16]}"
+    folder = Path(base).expanduser()
+    if base in zoo.REAL or not folder.is_dir():
+        return name
+    files = [(p, p.stat()) for p in sorted(folder.rglob("*")) if p.suffix in (".json", ".safetensors")]
+    listed = json.dumps([(str(p.relative_to(folder)), s.st_size, s.st_mtime_ns) for p, s in files])
+    return f"{name}:{hashlib.sha256(listed.encode()).hexdigest()[:16]}"
 
 
 def cached(what: str, key: Iterable[object], rows: int, parts: Callable[[], Iterator[Arrays]]) -> Arrays:
@@ -47,32 +58,44 @@ def cached(what: str, key: Iterable[object], rows: int, parts: Callable[[], Iter
     name = hashlib.sha256(json.dumps([what, rows, *map(str, key)]).encode()).hexdigest()[:16]
     folder = cache_root() / f"{what}-{name}"
     if not folder.exists():
+        part = folder.with_name(f".part-{folder.name}")
         try:
-            _fill(folder, what, rows, parts())
+            with locked(lock_of(part), FOREVER, "in use"):  # who comes second waits and reads
+                if not folder.exists():
+                    sweep(folder.parent)
+                    _fill(part, folder, what, rows, parts())
         except OSError as error:
             raise LabError(f"Cannot write the cache {folder.parent} ({error.strerror}); free some space or set PRX_LAB_CACHE.") from None
-    return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in sorted(folder.glob("*.npy"))}
+    return _read(folder, rows)
 
 
-def _fill(folder: Path, what: str, rows: int, parts: Iterator[Arrays]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part_folder = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+def _read(folder: Path, rows: int) -> Arrays:
+    """The arrays of a cache, memory-mapped; LabError where a file is cut or holds something else."""
     try:
-        done, arrays = 0, {}
-        with tqdm(total=rows, desc=what, unit="img", disable=quiet(), leave=False) as bar:
+        arrays = {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in sorted(folder.glob("*.npy"))}
+        if not arrays or any(len(array) != rows for array in arrays.values()):
+            raise ValueError(f"it should hold {rows} rows")
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise LabError(f"The cache {folder} is damaged ({error}); delete that folder and run again.") from None
+    return arrays
+
+
+def _fill(part_folder: Path, folder: Path, what: str, rows: int, parts: Iterator[Arrays]) -> None:
+    """Write the arrays under another name, and give them their own when they are whole."""
+    shutil.rmtree(part_folder, ignore_errors=True)
+    part_folder.mkdir()
+    try:
+        with ExitStack() as open_files, tqdm(total=rows, desc=what, unit="img", disable=quiet(), leave=False) as bar:
+            files: dict[str, BinaryIO] = {}  # written, not mapped: a full disk is then an error and not a bus error
             for part in parts:
                 for key, value in part.items():
-                    if key not in arrays:
-                        path = part_folder / f"{key}.npy"
-                        arrays[key] = np.lib.format.open_memmap(path, "w+", value.dtype, (rows, *value.shape[1:]))
-                    arrays[key][done : done + len(value)] = value
-                done += len(value)
+                    if key not in files:
+                        files[key] = open_files.enter_context(open(part_folder / f"{key}.npy", "wb"))
+                        head = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False}
+                        np.lib.format.write_array_header_1_0(files[key], head | {"shape": (rows, *value.shape[1:])})
+                    files[key].write(np.ascontiguousarray(value))
                 bar.update(len(value))
-        for array in arrays.values():
-            array.flush()
-        arrays.clear()
-        if not folder.exists():
-            os.replace(part_folder, folder)
+        os.replace(part_folder, folder)
     finally:
         shutil.rmtree(part_folder, ignore_errors=True)
 
@@ -119,18 +142,22 @@ def as_it_is(part: Arrays) -> Arrays:
 
 
 def text_of(source: Source, n: int, kind: str, encoder: TextEncoder, device: torch.device) -> Arrays:
-    """Encoded captions: tokens float16 (n, L, E) padded to the longest caption here, mask (n, L); null is row n."""
+    """Encoded captions: tokens float16 (n, L, E) padded to the longest caption here, mask (n, L); null is row n.
+
+    Kept under the hash of the captions as the encoder reads them. Captions that are cut or emptied are told of when they are encoded.
+    """
     captions = [c for part in chunks(n) for c in source.captions(part, kind)] + [""]
     encoder = encoder.to(device)
 
     def parts() -> Iterator[Arrays]:
-        longest = encoder.longest(captions)
+        longest = min(max(encoder.surveyed(captions)), encoder.length)
         for i in range(0, n + 1, CHUNK):
             tokens, mask = (v[:, :longest] for v in encoder.encode(captions[i : i + CHUNK]))
             yield {"tokens": (tokens * mask[..., None]).half().cpu().numpy(), "mask": mask.cpu().numpy()}
 
-    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
-    return cached("text", (digest, fingerprint(encoder.name)), n + 1, parts)
+    digest = hashlib.sha256("\n".join(encoder.cleaned(captions)).encode()).hexdigest()
+    places = () if encoder.length == encoder.own else (encoder.length,)
+    return cached("text", (digest, fingerprint(encoder.name), *places), n + 1, parts)
 
 
 def latents_of(images: NDArray, key: object, space: Space, device: torch.device) -> NDArray:
@@ -209,7 +236,15 @@ def order(seed: int, step: int, batch: int, n: int) -> NDArray:
 
 
 def prepare(
-    source: Source, n: int, size: int, captions: str, space: str, text: str, teachers: Iterable[str], grid: int, device: torch.device
+    source: Source,
+    n: int,
+    size: int,
+    captions: str,
+    space: str,
+    text: TextEncoder,
+    teachers: Iterable[str],
+    grid: int,
+    device: torch.device,
 ) -> Store:
     """Encode the first n samples of a source with the frozen networks, or read them from the cache."""
     images = images_of(source, n, size)
@@ -217,6 +252,6 @@ def prepare(
     return Store(
         images,
         None if space == "pixels" else latents_of(images, key, load_space(space), device),
-        text_of(source, n, captions, load_text(text), device),
+        text_of(source, n, captions, text, device),
         {name: tokens_of(images, key, name, grid, device) for name in teachers},
     )

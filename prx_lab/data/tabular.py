@@ -26,15 +26,19 @@ class Table(Listed):
         super().__init__(name, items)
 
     def blob(self, item: Item) -> Blob:
-        cell = self.cells[item.row][self.column]
-        if isinstance(cell, bytes):
-            return cell
-        cell = cell or {}
-        if cell.get("bytes"):
-            return cell["bytes"]
-        # A table may name files instead of holding them; only those under its own root are opened.
-        path = (self.root / (cell.get("path") or "")).resolve()
-        return path if path.is_file() and path.is_relative_to(self.root) else b""
+        return blob_of(self.cells[item.row][self.column], self.root)
+
+
+def blob_of(cell: dict | bytes | None, root: Path) -> Blob:
+    """The encoded image of a cell: its bytes, or the file it names; b"" where there is neither."""
+    if isinstance(cell, bytes):
+        return cell
+    cell = cell or {}
+    if cell.get("bytes"):
+        return cell["bytes"]
+    # A table may name files instead of holding them; only those under its own root are opened.
+    path = (root / (cell.get("path") or "")).resolve()
+    return path if path.is_file() and path.is_relative_to(root) else b""
 
 
 def table_items(table: "Dataset", column: str, caption: str, where: str) -> list[Item]:

@@ -1,5 +1,6 @@
 """Trains the embedded networks from the embedded world: one file per kind, one line per name here."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -39,7 +40,7 @@ def pretrain(name: str, effort: float = 1.0, seed: int = 0, out: Path = zoo.WEIG
     """
     if name not in TRAININGS:
         raise LabError(f"No training is known for '{name}'.{nearest(name, TRAININGS)} Known: {', '.join(TRAININGS)}.")
-    if effort <= 0:
+    if not 0 < effort < math.inf:
         raise LabError(f"The effort of a pretraining is above 0 (1 is what ships), not {effort}.")
     for needed in NEEDS.get(name, ()):
         zoo.folder(needed)

@@ -51,7 +51,7 @@ class Distillation(RuleModule):
             target = self.target(point.x_t, point.t, batch.text)
         v = velocity(learner.model, self.predict, point.x_t, point.t, batch.text.tokens, batch.text.mask)
         loss = (v - target).square().mean()
-        return loss, loss[None]
+        return loss, torch.stack([loss])
 
 
 class Guided(Distillation):
@@ -116,7 +116,7 @@ class Distil(Rule):
     def check_after(self, before: tuple["Recipe", ...]) -> None:
         if not before:
             name = type(self).__name__
-            raise LabError(f"{name} needs a trained network to distil; make it a later phase, such as BASE.then(0.6, ...).")
+            raise LabError(f"{name} needs a trained network to distil; make it a later phase, such as BASE.then(0.6, ...), or set init.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from prx_lab.data.batch import Batch, Text
@@ -48,6 +49,10 @@ class JointStep:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise LabError(
+                "The joint step trains in one process: its latents' statistics and its two updates are not shared among several."
+            )
         terms = self.learner.recipe.terms
         if len(terms) != 2 or not isinstance(terms[0], FlowMatching) or not terms[1].teachers:
             raise LabError(

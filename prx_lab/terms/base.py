@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from prx_lab.data.batch import Batch
+from prx_lab.data.batch import Batch, Rest
 from prx_lab.errors import LabError
 from prx_lab.flow import Point
 from prx_lab.model import PRX, Feat
@@ -27,6 +27,7 @@ class Out:
     feats: dict[int, Feat]
     drop: Tensor  # (B,) bool: its caption was dropped
     other: Tensor  # (B,) index of another sample of the batch
+    rest: Rest | None = None  # where the batch is a part of one; `other` then counts on into its targets
 
 
 class TermModule(nn.Module, ABC):
@@ -42,8 +43,13 @@ class TermModule(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Term(Spec, ABC):
-    """A weighted part of the loss."""
+    """A weighted part of the loss.
 
+    A split batch gives the whole one's gradients where a term is a mean over samples. Other terms read `Out.rest`: see
+    `rescaled`, and `pairs`, which asks for the targets of other samples there.
+    """
+
+    pairs: ClassVar[bool] = False
     weight: float = 1.0
 
     @property
@@ -56,8 +62,15 @@ class Term(Spec, ABC):
         """The module for this model; `widths` gives each teacher's feature width."""
 
 
+def rescaled(mean: Tensor, chosen: Tensor, everywhere: Tensor) -> Tensor:
+    """A part's `mean` over its `chosen` samples (B,), weighed so that the mean of such parts is that over `everywhere` (G,)."""
+    return mean * (chosen.sum().clamp(min=1) / everywhere.sum().clamp(min=1)) * (len(everywhere) / len(chosen))
+
+
 def tapped(share: float, depth: int) -> int:
     """The block after which a tap at a share of `depth` blocks reads, counted from 0: the paper's 8th of 28 is 0.28, block 7."""
+    if not 0 <= share <= 1:
+        raise LabError(f"A term's depth is {share}; use a share of the blocks in [0, 1].")
     return min(depth, max(1, round(share * depth))) - 1
 
 

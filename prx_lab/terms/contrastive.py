@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from prx_lab.data.batch import Batch
@@ -11,7 +12,7 @@ from prx_lab.errors import LabError
 from prx_lab.flow import Point, Velocity
 from prx_lab.model import PRX
 from prx_lab.sample import CFG, Condition, Guidance, Predict
-from prx_lab.terms.base import Out, Term, TermModule
+from prx_lab.terms.base import Out, Term, TermModule, rescaled
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -28,12 +29,15 @@ class ContrastiveLoss(TermModule):
         self.roll, self.exclude = negatives == "roll", unconditional == "exclude"
 
     def forward(self, point: Point, out: Out, batch: Batch) -> Tensor:
-        other = out.target.roll(1, 0) if self.roll else out.target[out.other]  # (B, C, H, W)
+        rest = out.rest
+        pool = out.target if rest is None else torch.cat([out.target, rest.target])
+        other = torch.cat([pool[-1:], out.target[:-1]]) if self.roll else pool[out.other]  # (B, C, H, W)
         error = (out.v.float() - other).square()
         if not self.exclude:
             return -error.mean()
         kept = (~out.drop).float()  # (B,)
-        return -(error.flatten(1).mean(1) * kept).sum() / kept.sum().clamp(min=1)  # the mean over the kept: B / #kept of all
+        loss = -(error.flatten(1).mean(1) * kept).sum() / kept.sum().clamp(min=1)  # the mean over the kept: B / #kept of all
+        return loss if rest is None else rescaled(loss, ~out.drop, ~rest.drop)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Contrastive(Term):
     default) or not ("exclude": the mean is then over the others, as the authors rescale by B / #kept).
     """
 
+    pairs = True
     weight: float = 0.05
     negatives: str = "random"
     unconditional: str = "keep"

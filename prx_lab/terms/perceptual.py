@@ -21,7 +21,7 @@ from prx_lab.errors import LabError, nearest
 from prx_lab.flow import Point
 from prx_lab.model import PRX
 from prx_lab.teachers import load_judge, load_vision, resize
-from prx_lab.terms.base import Out, Term, TermModule
+from prx_lab.terms.base import Out, Term, TermModule, rescaled
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -73,7 +73,8 @@ class PerceptualLoss(TermModule):
         space = self.frozen[0]
         with torch.no_grad():
             clean = space.unclamped(point.x)
-        return gated(self.distance(space.unclamped(out.x), clean), point.t, self.until)
+        loss, rest = gated(self.distance(space.unclamped(out.x), clean), point.t, self.until), out.rest
+        return loss if rest is None else rescaled(loss, point.t < self.until, rest.t < self.until)
 
 
 class LPIPSLoss(PerceptualLoss):

@@ -18,6 +18,8 @@ from prx_lab.terms.base import Out, Term, TermModule, require_all_tokens, tapped
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
+WIDEST = 1 << 17
+
 
 class REPALoss(TermModule):
     """- mean cos(projector(h), y): -1 when aligned, about 0 at the start; h after block `tap`, y of the clean image."""
@@ -49,6 +51,11 @@ class REPA(Term):
     @property
     def teachers(self) -> tuple[str, ...]:
         return (self.teacher,)
+
+    def check(self, recipe: "Recipe") -> None:
+        self.block(recipe.scale.depth)
+        if not 0 < round(self.hidden * recipe.scale.width) <= WIDEST:
+            raise LabError(f"The projector's width is {self.hidden} times the model's; use a multiple that gives 1 to {WIDEST}.")
 
     def block(self, depth: int) -> int:
         """The tapped block, counted from 0, of a network of `depth` blocks."""

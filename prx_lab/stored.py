@@ -1,0 +1,197 @@
+"""Transformer weights on disk, looked at before they are loaded: a file, a folder, a pipeline, a run, a name on the hub.
+
+Only safetensors are read; what would have to be unpickled is refused with the way to convert it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from prx_lab import checkpoint
+from prx_lab.errors import LabError, nearest
+from prx_lab.routing import Dense, Router
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
+DCP = ".metadata"  # the file that marks a folder of torch.distributed.checkpoint
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+USUAL = "diffusion_pytorch_model.safetensors"  # diffusers' name; with .index.json for the list of its shards
+WANTED = (
+    "config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json",
+    "transformer/*.json", "transformer/*.safetensors",
+)  # of a repository  # fmt: skip
+AGAIN = "download or save it again"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """By name, the file, key and shape of every tensor of a checkpoint; no tensor is read yet."""
+
+    source: str  # as the user named it
+    places: Mapping[str, tuple[Path, str]]
+    shapes: Mapping[str, tuple[int, ...]]
+    config: Mapping[str, Any] = field(default_factory=dict)  # of a diffusers transformer; empty where there is none
+    channels: int = 0  # of the space it was trained in, where a run tells it
+    router: Router = Dense()  # of the run it comes from
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor, file by file, mapped from the file; one that is not finite or not a float is refused."""
+        for file in dict.fromkeys(file for file, _ in self.places.values()):
+            with opened(file) as tensors:
+                for name, (where, key) in self.places.items():
+                    if where == file:
+                        yield name, sound(tensors.get_tensor(key), name, file)
+
+
+def sound(tensor: Tensor, name: str, file: Path) -> Tensor:
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise LabError(f"'{name}' in {file} is stored as {kind}: take a checkpoint that is not quantised.")
+    if not tensor.isfinite().all():
+        raise LabError(f"'{name}' in {file} holds values that are not finite: take another checkpoint.")
+    return tensor
+
+
+def find(source: str | Path) -> Stored:
+    """Look at the checkpoint that `source` names. LabError when there is none, or none that can be read."""
+    name, path = str(source), Path(source).expanduser()
+    if path.is_file():
+        return listed(name, [path], {})
+    if not path.is_dir():
+        path = hub(name)
+    pipeline = (path / "transformer").is_dir()  # an exported one carries its recipe too
+    if not pipeline and ((path / "recipe.json").is_file() or checkpoint.steps(path / "checkpoint")):
+        return run(name, path)
+    folder = path / "transformer" if pipeline else path
+    config = folder / "config.json"
+    return listed(name, files(folder), read(config) if config.is_file() else {})
+
+
+def listed(source: str, paths: Iterable[Path], config: Mapping[str, Any]) -> Stored:
+    """Names and shapes from the headers of some files."""
+    places: dict[str, tuple[Path, str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        with opened(path) as tensors:
+            for key in tensors.keys():
+                if key in places:
+                    raise LabError(f"'{key}' stands in {places[key][0]} and in {path}: {AGAIN}.")
+                places[key], shapes[key] = (path, key), tuple(tensors.get_slice(key).get_shape())
+    return Stored(source, places, shapes, config)
+
+
+def run(source: str, folder: Path) -> Stored:
+    """The weights that a run samples from: its average where it keeps one."""
+    from prx_lab.recipe import Recipe
+
+    if not checkpoint.steps(folder / "checkpoint"):
+        raise LabError(f"{source} has no checkpoint (records are shared without weights); run its recipe again to start from it.")
+    where, tensors, state = checkpoint.newest(folder / "checkpoint")
+    plan = Recipe.from_json(state["recipe"]).plan
+    recipe = plan[min(state["phase"], len(plan) - 1)][1]  # of a run that goes on, the phase it is in
+    prefix, file = "ema/" if recipe.ema.decay else "learner/model.", where / "state.safetensors"
+    if not file.exists():  # written by processes that held shards
+        raise LabError(f"The checkpoint {where} is in shards: write it as one with `prx-lab export`, and start from that folder.")
+    keys = {key.removeprefix(prefix): key for key in tensors if key.startswith(prefix)}
+    if not keys or "mean" not in tensors:
+        raise LabError(f"The checkpoint {where} holds no network ({prefix} and mean): delete it and run the recipe again.")
+    shapes = {name: tuple(tensors[key].shape) for name, key in keys.items()}
+    places = {name: (file, key) for name, key in keys.items()}
+    return Stored(source, places, shapes, channels=tensors["mean"].shape[0], router=recipe.router)
+
+
+def files(folder: Path) -> list[Path]:
+    """The safetensors of a folder: the shards that its index names, or the only file there."""
+    index, single = folder / f"{USUAL}.index.json", folder / USUAL
+    if index.is_file():
+        return shards(index)
+    found = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found
+    if found:
+        raise LabError(f"{folder} holds {len(found)} safetensors files and no {index.name}: give the path of the file that is meant.")
+    pickled = sorted(p for p in folder.iterdir() if p.suffix in PICKLED or p.name == DCP)
+    if pickled:
+        raise LabError(unopened(pickled[0]))
+    raise LabError(f"{folder} holds no *.safetensors: give a diffusers transformer or pipeline folder, a run folder or a file.")
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, each of them there and beside it."""
+    names = read(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise LabError(f"{index} names no shard: {AGAIN}.")
+    found = sorted(map(str, set(names.values())))
+    for name in found:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise LabError(f"The shard {name} that {index} names is not beside it: {AGAIN}.")
+    return [index.parent / name for name in found]
+
+
+def unopened(path: Path) -> str:
+    """The refusal of a pickled file, with the way to convert it."""
+    parts = path.suffix == ".distcp" or path.name == DCP
+    merge = "merge its folder with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, " if parts else ""
+    return (
+        f"{path} is pickled, and reading a pickle can run any code: where you trust it, {merge}"
+        "load it with torch.load(path, weights_only=True) and write its tensors with safetensors.torch.save_file."
+    )
+
+
+def opened(path: Path) -> Any:
+    """A safetensors file, its header read."""
+    if path.suffix in PICKLED:
+        raise LabError(unopened(path))
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise LabError(f"{path} cannot be read as safetensors ({error}): it is cut short or of another format, {AGAIN}.") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabError(f"{path} cannot be read as JSON ({error}): {AGAIN}.") from None
+    if not isinstance(found, dict):
+        raise LabError(f"{path} does not hold a JSON object: {AGAIN}.")
+    return found
+
+
+def hub(name: str) -> Path:
+    """The local copy of a repository's transformer, fetched where it is not cached; a published variant needs no owner."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    from prx_lab.variants import VARIANTS
+
+    repo = VARIANTS[name].repo if name in VARIANTS else name
+    absent = f"There is no file or folder '{name}' here, "
+    if repo.count("/") != 1:
+        known = f"nor is it a name on the hub.{nearest(name, VARIANTS)} Published: {', '.join(VARIANTS)}."
+        raise LabError(absent + known)
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=list(WANTED)))
+    except GatedRepoError:
+        raise LabError(f"{repo} is gated: accept its conditions on its page and log in with `hf auth login`.") from None
+    except RepositoryNotFoundError:
+        raise LabError(f"{absent}and the hub has no public repository {repo}.{nearest(name, VARIANTS)}") from None
+    except HFValidationError:
+        raise LabError(f"{absent}and it is not a valid name on the hub.") from None
+    except LocalEntryNotFoundError:
+        raise LabError(
+            f"{absent}{repo} is not in the hub's local cache, and the hub cannot be reached (no connection, HF_HUB_OFFLINE, or a "
+            "fault of its own): connect once, or give the folder of a local copy."
+        ) from None
+    except OSError as error:  # a refusal of another kind, a full disk
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise LabError(f"The hub's {repo} could not be fetched ({reason}): try again, or give the folder of a local copy.") from None
+    if not any((*folder.glob("*.safetensors"), *folder.glob("transformer/*.safetensors"))):
+        raise LabError(f"The copy of {repo} in the local cache has no transformer weights: connect once, so that they can be fetched.")
+    return folder

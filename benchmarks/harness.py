@@ -58,6 +58,7 @@ class Ratio:
     value: float
     lo: float
     hi: float
+    cpu: float  # the same ratio of processor seconds: the steadier one on a CPU that others use too
     goal: float = 0.0
 
 
@@ -75,7 +76,10 @@ class Record:
     def compare(self, group: str, found: Mapping[str, Times], pairs: Sequence[tuple[str, str, float]]) -> None:
         """Add the times of a group, and for each (fast, slow, goal) how many times faster `fast` is than `slow`."""
         self.rows += [Row(group, arm, t.median, statistics.median(t.cpu), len(t.wall), t.wall) for arm, t in found.items()]
-        self.ratios += [Ratio(group, fast, slow, *ratio(found[slow].wall, found[fast].wall), goal) for fast, slow, goal in pairs]
+        cpu = {row.arm: row.cpu for row in self.rows if row.group == group}
+        for fast, slow, goal in pairs:
+            wall = ratio(found[slow].wall, found[fast].wall)
+            self.ratios.append(Ratio(group, fast, slow, *wall, cpu[slow] / max(cpu[fast], 1e-9), goal))
 
     def save(self, folder: Path = FOLDER) -> Path:
         """Write the record with the machine and the commit it was made on."""
@@ -158,10 +162,10 @@ def show(found: Mapping[str, Record]) -> None:
         times = Table("group", "arm", "ms", "CPU ms", "turns")
         for row in record.rows:
             times.add_row(row.group, row.arm, f"{1000 * row.median:.1f}", f"{1000 * row.cpu:.1f}", str(row.n))
-        ratios = Table("group", "faster arm", "than", "times", "95 %", "goal")
+        ratios = Table("group", "faster arm", "than", "times", "95 %", "CPU", "goal")
         for one in record.ratios:
             goal = f"{one.goal:g} {'reached' if one.value >= one.goal else 'missed'}" if one.goal else ""
-            ratios.add_row(one.group, one.fast, one.slow, f"{one.value:.2f}", f"{one.lo:.2f} to {one.hi:.2f}", goal)
+            ratios.add_row(one.group, one.fast, one.slow, f"{one.value:.2f}", f"{one.lo:.2f} to {one.hi:.2f}", f"{one.cpu:.2f}", goal)
         for table in (times, ratios):
             if table.row_count:
                 console.print(table)

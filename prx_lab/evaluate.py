@@ -76,7 +76,7 @@ def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) 
         raise LabError(f"{source.name} has {n} image to validate with and an evaluation needs two; add images to its {split} part.")
     images = images_of(source, m, recipe.scale.size)
     text = text_of(source, n, recipe.reference.captions, reader(recipe), device)
-    reference = {k: features_of(k, images, (source.name, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
+    reference = {k: features_of(k, images, (source.key, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
     return Bench(recipe, source, text, reference, device)
 
 
@@ -141,7 +141,7 @@ def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
         fresh = Scenes(recipe.scale.level, recipe.reference.style, n, 1, "val")  # other scenes of the same distribution
         images = images_of(fresh, n, recipe.scale.size)
         for metric, reference in judge.reference.items():
-            features = features_of(metric, images, (fresh.name, recipe.scale.size))
+            features = features_of(metric, images, (fresh.key, recipe.scale.size))
             result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
             found[metric] = result.to_dict()
         real = images_of(judge.source, max(n, 1), recipe.scale.size)

@@ -1,6 +1,5 @@
 """Encoded: the training samples that `prx-lab encode` has written, as a memory-mapped data set."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from prx_lab.data.load import load_source
 from prx_lab.data.manifest import ASKED, Manifest
 from prx_lab.data.shards import NULL, REMEDY, UNREADABLE, listed
 from prx_lab.data.store import to_float
-from prx_lab.data.streams import TRAIN, VALIDATION
+from prx_lab.data.streams import TRAIN
 from prx_lab.errors import LabError
 from prx_lab.recipe import Recipe
 
@@ -159,7 +158,4 @@ def validation_part(recipe: Recipe) -> Listed:
     """The images and captions of an encoded folder that a recipe is judged with."""
     folder = Path(recipe.data).expanduser()
     Manifest.read(folder).require_fit(recipe, folder)
-    names = " ".join(name for name, _ in listed(folder)[VALIDATION])
-    source = load_source(str(folder / "validation"), "validation", limit=recipe.scale.images)
-    source.name = f"encoded-{hashlib.sha256(names.encode()).hexdigest()[:12]}"  # under which its images are cached
-    return source
+    return load_source(str(folder / "validation"), "validation", limit=recipe.scale.images)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from tqdm.std import tqdm
@@ -49,6 +50,13 @@ class Listed(Source):
     @property
     def skipped(self) -> int:
         return len(self.unreadable)
+
+    @cached_property
+    def key(self) -> str:
+        """The name with a hash of the image files in their order: two folders of one name, or two splits, are not one data set."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            digests = pool.map(lambda item: digest(self.blob(item)), self.items)
+            return f"{self.name}-{hashlib.blake2b(b''.join(digests), digest_size=8).hexdigest()}"
 
     @abstractmethod
     def blob(self, item: Item) -> Blob:
@@ -94,6 +102,11 @@ class Listed(Source):
         warnings.warn(
             f"{self.name}: {len(bad)} of {len(reasons)} images cannot be read and are skipped: {told}", stacklevel=6
         )  # the caller of load_source
+
+
+def digest(blob: Blob) -> bytes:
+    """A hash of an encoded image."""
+    return hashlib.blake2b(blob if isinstance(blob, bytes) else blob.read_bytes(), digest_size=16).digest()
 
 
 def place(key: str) -> float:

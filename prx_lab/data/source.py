@@ -14,6 +14,11 @@ class Source(ABC):
 
     name: str
 
+    @property
+    def key(self) -> str:
+        """What identifies the images, row by row: under it they are cached."""
+        return self.name
+
     @abstractmethod
     def __len__(self) -> int: ...
 

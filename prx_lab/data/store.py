@@ -134,7 +134,7 @@ def images_of(source: Source, n: int, size: int) -> NDArray:
         workers = 0 if n < 4 * CHUNK else cores()
         yield from DataLoader(Pictures(source, n, size), batch_size=None, num_workers=workers, collate_fn=as_it_is)
 
-    return cached("images", (source.name, size), n, parts)["images"]
+    return cached("images", (source.key, size), n, parts)["images"]
 
 
 def as_it_is(part: Arrays) -> Arrays:
@@ -248,7 +248,7 @@ def prepare(
 ) -> Store:
     """Encode the first n samples of a source with the frozen networks, or read them from the cache."""
     images = images_of(source, n, size)
-    key = (source.name, size)
+    key = (source.key, size)
     return Store(
         images,
         None if space == "pixels" else latents_of(images, key, load_space(space), device),

@@ -169,7 +169,8 @@ class LPIPS(Perceptual):
             raise LabError(f"LPIPS would see {side:g} pixels a side, fewer than its stages need (16); raise scale.")
 
     def build(self, model: PRX, widths: Mapping[str, int]) -> TermModule:
-        return LPIPSLoss(self.until, load_space(self.space), staged(self.network), self.scale)
+        with torch.random.fork_rng(devices=[]):  # a network draws weights when it is first loaded: not from the next term's
+            return LPIPSLoss(self.until, load_space(self.space), staged(self.network), self.scale)
 
 
 @dataclass(frozen=True)
@@ -186,4 +187,5 @@ class PerceptualDINO(Perceptual):
             raise LabError(f"PerceptualDINO compares {self.grid} patches a side; use at least 1.")
 
     def build(self, model: PRX, widths: Mapping[str, int]) -> TermModule:
-        return PerceptualDINOLoss(self.until, load_space(self.space), load_vision(self.teacher), self.grid)
+        with torch.random.fork_rng(devices=[]):
+            return PerceptualDINOLoss(self.until, load_space(self.space), load_vision(self.teacher), self.grid)

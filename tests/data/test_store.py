@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import store
 
 from prx_lab.data.batch import Text
-from prx_lab.data.store import cached, order, to_float, to_uint8
+from prx_lab.data.load import load_source
+from prx_lab.data.store import cached, images_of, order, to_float, to_uint8
 from prx_lab.errors import LabError
 
 
@@ -79,3 +81,20 @@ def test_dropped_captions_become_the_empty_one_and_the_others_stay():
 def test_bytes_survive_the_round_trip():
     images = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     assert np.array_equal(to_uint8(to_float(images)), images)
+
+
+def test_folders_of_one_name_and_the_splits_of_one_do_not_share_their_images(tmp_path):
+    colours = {"a": (255, 0, 0), "b": (0, 0, 255)}
+    for place, colour in colours.items():
+        for split, shade in (("train", 1.0), ("val", 0.5)):
+            folder = tmp_path / place / "pictures" / split
+            folder.mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (8, 8), tuple(int(shade * c) for c in colour)).save(folder / f"{i}.png")
+                (folder / f"{i}.txt").write_text("a plain picture")
+    seen = {
+        (place, split): images_of(load_source(str(tmp_path / place / "pictures"), split), 3, 8)[0, 0, 0].tolist()
+        for place in colours
+        for split in ("train", "val")
+    }
+    assert seen == {("a", "train"): [255, 0, 0], ("a", "val"): [127, 0, 0], ("b", "train"): [0, 0, 255], ("b", "val"): [0, 0, 127]}

@@ -15,7 +15,7 @@ from prx_lab.precision import Precision, audit
 from prx_lab.recipes import BASE, RECIPES
 from prx_lab.spaces import load_space
 from prx_lab.teachers import load_judge, load_vision
-from prx_lab.terms import LPIPS, Out, PerceptualDINO
+from prx_lab.terms import LPIPS, REPA, Out, PerceptualDINO, perceptual
 from prx_lab.terms.perceptual import LPIPSLoss, gated, patch_distance, stage_distance, staged
 from prx_lab.train import Training
 
@@ -155,6 +155,15 @@ def test_frozen_networks_follow_the_learner_to_its_device():
     module.frozen = (network,)
     module.to("meta")
     assert network.weight.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["x-lpips", "x-pdino"])
+def test_networks_loaded_for_a_term_leave_the_next_terms_weights_alone(name):
+    recipe = tiny(RECIPES[name].plus(REPA()))
+    for cached in (perceptual.load_space, load_judge, load_vision):
+        cached.cache_clear()
+    first, again = (Training(recipe, store(recipe), 0, CPU).learner.state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
 
 
 def test_the_judge_stays_where_it_evaluates():

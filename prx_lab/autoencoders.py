@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from prx_lab.errors import LabError
 
+PIXELS = 16 * 256**2  # of a batch that an autoencoder works on at once: about 3 GiB in FLUX's, at every size of image
+
 
 class Space(nn.Module, ABC):
     """Images to normalised latents and back: (B, 3, H, W) in [-1, 1] <-> (B, channels, H / stride, W / stride), about unit variance.
@@ -94,10 +96,13 @@ class Autoencoder(Space):
         return self.vae.decoder.conv_in.weight.dtype
 
     def _encode(self, images: Tensor) -> Tensor:
-        return self.normalised(self.widen(self.code(images.to(self.dtype))))
+        parts = images.split(at_once(*images.shape[-2:]))
+        return torch.cat([self.normalised(self.widen(self.code(part.to(self.dtype)))) for part in parts])
 
     def _decode(self, latents: Tensor) -> Tensor:
-        return self.widen(self.vae.decode(self.raw(latents).to(self.dtype)).sample)
+        h, w = latents.shape[-2:]
+        parts = latents.split(at_once(h * self.stride, w * self.stride))
+        return torch.cat([self.widen(self.vae.decode(self.raw(part).to(self.dtype)).sample) for part in parts])
 
     def widen(self, x: Tensor) -> Tensor:
         """What weights in bfloat16 give, as float32; what float32 weights give is left as it is, also under autocast."""
@@ -223,6 +228,11 @@ class DCSpace(Autoencoder):
 
     def raw(self, latents: Tensor) -> Tensor:
         return latents / self.scale
+
+
+def at_once(height: int, width: int) -> int:
+    """How many images of height x width pixels an autoencoder works on at once."""
+    return max(1, PIXELS // (height * width))
 
 
 def freeze(module: nn.Module) -> nn.Module:

@@ -241,7 +241,8 @@ def encode(
     chosen = resolve(name, scale, data, sets)
     folder = Path(out).expanduser() if out else encoding.default_folder(chosen)
     done = encoding.encode(chosen, folder, pick_device(), typer.echo)
-    typer.echo(f"{done}\nTrain on it: `prx-lab run {name}{f' --scale {scale}' if scale else ''} --data {done.folder}`")
+    same = ", with the same --set options" if sets else ""
+    typer.echo(f"{done}\nTrain on it: `prx-lab run {name}{f' --scale {scale}' if scale else ''} --data {done.folder}`{same}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from prx_lab import zoo
@@ -41,7 +42,7 @@ def transformer(source: str | Path, dtype: str = "bf16") -> "PRXTransformer2DMod
 def text_encoder(source: str | Path, dtype: str = "bf16") -> nn.Module:
     """The encoder of a T5Gemma, from a pipeline or from the whole model, whose decoder is dropped."""
     from diffusers.pipelines.prx import T5GemmaEncoder
-    from transformers import BitsAndBytesConfig, T5GemmaModel
+    from transformers import BitsAndBytesConfig, T5GemmaModel, T5GemmaModuleConfig
 
     options = weights(dtype, "The text encoder", BitsAndBytesConfig)
     options["dtype"] = options.pop("torch_dtype")  # transformers' name for it
@@ -49,6 +50,8 @@ def text_encoder(source: str | Path, dtype: str = "bf16") -> nn.Module:
     def load(at: Path) -> nn.Module:
         if is_whole(at):
             return T5GemmaModel.from_pretrained(at, use_safetensors=True, **options).encoder
+        if read(at / "config.json").get("model_type") == T5GemmaModuleConfig.model_type:  # saved by the encoder's own class
+            options["config"] = T5GemmaModuleConfig.from_pretrained(at)  # the pipeline's class would take Gemma 2 2B's sizes
         return T5GemmaEncoder.from_pretrained(at, use_safetensors=True, **options)
 
     return loaded(source, "text_encoder", load).eval()
@@ -167,7 +170,7 @@ def located(source: str | Path, part: str) -> Path:
 def download(name: str, part: str) -> Path:
     """A repository's files of one part, or its top folder where it has no such part."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     repo = zoo.REAL[name].repo if name in zoo.REAL else f"{OWNER}/{name}" if name in VARIANTS else name
     kinds = KINDS if part in WEIGHED else KINDS[1:]
@@ -175,6 +178,8 @@ def download(name: str, part: str) -> Path:
         path = Path(snapshot_download(repo, allow_patterns=["model_index.json", *(f"{part}/{kind}" for kind in kinds if part)]))
         if part and not (path / part).is_dir():
             path = Path(snapshot_download(repo, allow_patterns=list(kinds)))
+    except GatedRepoError as error:
+        raise LabError(f"{repo} is gated: accept its conditions on its page and log in with `hf auth login`.") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise LabError(
             f"'{name}' is no local folder, and {repo} is neither in the hub's cache nor reachable: connect once, or give a folder."
@@ -187,7 +192,7 @@ def loaded(source: str | Path, part: str, load: Callable[[Path], Made]) -> Made:
     at = located(source, part)
     try:
         return load(at)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LabError(f"The {part.replace('_', ' ')} in {at} cannot be loaded: {first[:160]}") from error
 

@@ -130,7 +130,7 @@ def _tokenizer_folder(folder: Path) -> Path:
 
 
 def _state(folder: Path) -> dict[str, Tensor]:
-    """All safetensors of a folder as float32; sharded files are merged."""
+    """All safetensors of a folder, mapped and in the dtypes they are stored in; sharded files are merged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -143,11 +143,11 @@ def _state(folder: Path) -> dict[str, Tensor]:
         parts = [load_file(path) for path in paths]
     except SafetensorError as error:
         raise LabError(f"A safetensors file in {folder} cannot be read ({error}): download or save the model again.") from error
-    return {k: v.float() if v.is_floating_point() else v for part in parts for k, v in part.items()}
+    return {k: v for part in parts for k, v in part.items()}
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Load weights; every parameter must be there with its shape, and what the features do not need may be left over."""
+    """Load weights as float32; every parameter must be there with its shape, and what the features do not need may be left over."""
     missing = [k for k in dict(network.named_parameters()) if k not in state]
     if missing:
         raise LabError(f"The weights in {folder} lack '{missing[0]}' ({len(missing)} missing): they belong to another model.")

@@ -106,8 +106,8 @@ def pitfalls(sampler: Sampler) -> list[str]:
         found.append(f"`use_resolution_binning=False` is needed: the pipeline has no bins for {size} pixels.")
     found.append(f"Prompts are read up to {sampler.encoder.length} tokens. The pipeline needs the package `ftfy`.")
     found.append(
-        "Draw one image per call: with guidance the pipeline stops at several prompts (diffusers 0.42.1), and `num_images_per_prompt` "
-        "gives images the masks of other prompts."
+        "Draw one image per call (diffusers 0.42.1): with guidance the pipeline stops at several prompts or images, and without it "
+        "`num_images_per_prompt` gives several prompts each other's masks."
     )
     if sampler.recipe.precision.compute == "bf16":
         found.append("The recorded images were computed in bfloat16; the pipeline computes in float32 unless `torch_dtype` says otherwise.")

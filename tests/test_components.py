@@ -1,6 +1,7 @@
 """Components by hand: read one by one from a folder, put together, refused in a sentence; and the memory of the published parts."""
 
 import importlib.util
+import json
 import shutil
 
 import pytest
@@ -79,6 +80,17 @@ def test_the_encoder_of_a_whole_t5gemma_is_the_same(stored, tmp_path):
     assert torch.equal(*found)
 
 
+def test_an_encoder_saved_by_its_own_class_has_its_own_sizes(stored, tmp_path):
+    """As diffusers' converter writes it: the configuration is the encoder's alone, and nothing of the whole model's."""
+    made, folder = stored
+    made.text_encoder.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "t5_gemma_module"
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ids = torch.tensor([[2, 7, 9, 1]])
+    found = [components.text_encoder(at, "fp32")(input_ids=ids).last_hidden_state for at in (tmp_path, folder)]
+    assert torch.equal(*found)
+
+
 def test_the_tokenizer_is_cut_at_the_published_length(stored):
     _, folder = stored
     assert components.tokenizer(folder).model_max_length == 256
@@ -138,6 +150,23 @@ def test_what_cannot_be_loaded_is_refused(stored, act, said):
     with pytest.raises(LabError, match=said) as error:
         act(stored[1])
     assert "\n" not in str(error.value)
+
+
+def test_a_part_that_is_cut_short_is_refused(stored, tmp_path):
+    cut = shutil.copytree(stored[1], tmp_path / "cut")
+    for part, load in (("text_encoder", components.text_encoder), ("vae", components.vae)):
+        (file,) = (cut / part).glob("*.safetensors")
+        file.write_bytes(file.read_bytes()[:-50])
+        with pytest.raises(LabError, match=f"The {part.replace('_', ' ')} in .* cannot be loaded"):
+            load(cut)
+
+
+def test_a_gated_repository_is_told_apart_from_no_network(tmp_path, monkeypatch):
+    import hub
+
+    gated = "google/t5gemma-2b-2b-ul2"
+    with hub.serve({}, tmp_path, monkeypatch, gated=(gated,)), pytest.raises(LabError, match=f"{gated} is gated: accept its conditions"):
+        components.tokenizer("t5gemma-2b")
 
 
 def test_parts_of_different_models_are_refused(stored):

@@ -9,7 +9,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, Flux2Pip
 from hub import serve
 from tiny import CPU, TINY
 
-from prx_lab import zoo
+from prx_lab import autoencoders, zoo
 from prx_lab.data.store import fingerprint
 from prx_lab.errors import LabError
 from prx_lab.recipes import BASE
@@ -239,6 +239,19 @@ def test_slices_are_one_image_each_and_change_nothing(case):
     assert sides(space.vae.encoder, lambda: space.encode(images()))[0] == sides(space.vae.decoder, lambda: space.decode(x))[0] == 1
     torch.testing.assert_close(space.encode(images()), x, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(space.unclamped(x), y, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_of_large_images_goes_through_in_parts(case, monkeypatch):
+    """What a network works on at once is bounded in pixels, so that 1024 pixels take no more memory than 256."""
+    _, _, space = case
+    five = images(5)
+    x = space.encode(five)
+    y = space.unclamped(x)
+    for pixels, most in ((2 * 64 * 96, 2), (1, 1)):
+        monkeypatch.setattr(autoencoders, "PIXELS", pixels)
+        assert sides(space.vae.encoder, lambda: space.encode(five))[0] == sides(space.vae.decoder, lambda: space.decode(x))[0] == most
+        torch.testing.assert_close(space.encode(five), x, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(space.unclamped(x), y, atol=1e-5, rtol=1e-4)
 
 
 def test_tiles_bound_what_the_network_sees(case):

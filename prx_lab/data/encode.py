@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from prx_lab.data.decode import BROKEN, problem, square
+from prx_lab.data.folder import CAPTION_COLUMNS
 from prx_lab.data.listed import THREADS, VAL_SHARE
 from prx_lab.data.manifest import ASKED, Manifest
 from prx_lab.data.shards import DONE, EXAMPLES, NULL, SHARD, Part, Pictures, Samples, listed, save_whole, verify
@@ -108,7 +109,10 @@ class Job:
         rows = [row for stream in self.streams if TRAIN in stream.parts for row in peek(stream, PEEK, TRAIN)]
         captions = [caption for row in rows if (caption := self.networks.caption(row))]
         if not captions:
-            raise LabError(f"None of the first {len(rows)} training rows of {self.recipe.data} has a caption; name data with captions.")
+            raise LabError(
+                f"None of the first {len(rows)} training rows of {self.recipe.data} has a caption; name data with captions, in a table in "
+                f"a column {', '.join(CAPTION_COLUMNS)}."
+            )
         length = np.minimum(self.networks.text.surveyed(captions), self.networks.text.length).mean()
         side = self.recipe.scale.size
         one = self.networks(np.zeros((1, side, side, 3), np.uint8), ["a"])

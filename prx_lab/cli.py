@@ -16,6 +16,7 @@ from prx_lab.progress import speaks
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
+PATIENCE = 30  # seconds that a process which does not speak leaves its launcher to end it, on a busy machine too
 HELP = "A laboratory bench for text-to-image training: train a recipe, compare it with the baseline, sample from it."
 
 
@@ -331,7 +332,7 @@ def call(words: list[str]) -> int:
         return done.code if isinstance(done.code, int) else 0
     except Exception as error:
         if not speaks():
-            time.sleep(1)  # an error of all processes is told by the first; its launcher then ends the others
+            time.sleep(PATIENCE)  # an error of all processes is told by the first; the launcher then ends this one
         if debug:
             traceback.print_exc()
         told = isinstance(error, LabError)

@@ -18,6 +18,7 @@ test: .venv/.ready
 	$(if $(CI),$(BIN)/pytest $(PARALLEL) -m slow tests)
 	$(BIN)/pytest $(PARALLEL) --nbval notebooks
 	$(BIN)/jupyter-book build -W --all --keep-going book
+	$(BIN)/python book/_ext/prx_check.py book/_build/html
 
 lab: .venv/.ready
 	$(BIN)/jupyter lab --ServerApp.preferred_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -35,7 +36,7 @@ notebooks: .venv/.ready
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{('kernelspec',), ('language_info', 'name')}"
 	$(BIN)/python tests/test_readme.py
 
-# Speed, side by side, into results/benchmarks: a quarter of an hour on two quiet cores.
+# Speed, side by side, into results/benchmarks: about half an hour on two cores; rounds that other work disturbs are repeated.
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks
 

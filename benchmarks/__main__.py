@@ -4,9 +4,23 @@ import argparse
 import subprocess
 import sys
 
-from benchmarks.harness import DEVICE, load, show
+from benchmarks.harness import DEVICE
+from prx_lab.speed import board, load
 
-NAMES = ("startup", "ceiling", "step", "breakdown", "sampling", "newton", "loader", "repa", "routing")
+NAMES = (
+    "startup",
+    "quickstart",
+    "ceiling",
+    "roofline",
+    "attention",
+    "step",
+    "breakdown",
+    "sampling",
+    "newton",
+    "loader",
+    "repa",
+    "routing",
+)
 
 
 def main() -> None:
@@ -19,7 +33,8 @@ def main() -> None:
             parser.error(f"There is no benchmark '{name}'.")
         print(f"{name} ...", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True, stdout=subprocess.DEVNULL)
-    show(load(device=DEVICE.type))
+    found = load(DEVICE.type)
+    print(*found.values(), board(found), sep="\n\n\n")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 Shares are of the processor's own time on the CPU and of the kernels' time on a GPU; what a compiler fuses is one kind of its own.
 """
 
-import argparse
-
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cases import SCALE, ours, recipe, store
-from benchmarks.harness import DEVICE, Record, interleave
+from benchmarks.harness import DEVICE, command, warm_up
+from prx_lab.speed import Record
 
 KINDS = {  # the first kind of which a word stands in an operation's name; attention's products are the batched ones
     "attention": ("scaled_dot_product", "bmm", "_softmax", "flash", "fmha"),
@@ -30,7 +29,7 @@ def kind(name: str) -> str:
 def shares(run, steps: int) -> dict[str, float]:
     """Share of each kind in the profiled time of `steps` steps, largest first."""
     cuda = DEVICE.type == "cuda"
-    interleave({"warm": run.step}, 0, 3)
+    warm_up(run.step, 3)
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiled:
         for _ in range(steps):
             run.step()
@@ -42,20 +41,14 @@ def shares(run, steps: int) -> dict[str, float]:
     return {k: v / total for k, v in sorted(found.items(), key=lambda item: -item[1])}
 
 
-def measure(steps: int = 5) -> Record:
+def measure(repeats: int) -> Record:
     record, one = Record("breakdown", "Where the time of a training step goes"), recipe()
     for compiled in (True, False):
         run = ours(one, store(one), DEVICE, compiled)
-        record.facts[f"{SCALE} recipe's step, bf16, {'compiled' if compiled else 'eager'}"] = shares(run, steps)
+        record.facts[f"{SCALE} recipe's step, bf16, {'compiled' if compiled else 'eager'}"] = shares(run, repeats)
         torch._dynamo.reset()
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    measure(parser.parse_args().repeats).finish()
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, 5)

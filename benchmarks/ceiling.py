@@ -4,15 +4,15 @@ The ceiling is the fastest product of square matrices found here, by dtype; it t
 machine. The step's operations are computed from its shapes (`prx_lab.cost`), forward and backward, nothing counted twice.
 """
 
-import argparse
 from collections.abc import Callable
 
 import torch
 
 from benchmarks.cases import DIMS, SCALE, ours, recipe, store
-from benchmarks.harness import DEVICE, Record, interleave
+from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.cost import step_flops
 from prx_lab.precision import DTYPES, Precision
+from prx_lab.speed import Goal, Record
 
 SIDES = (1024, 2048, 4096) if DEVICE.type == "cpu" else (4096, 8192, 16384)
 
@@ -22,7 +22,7 @@ def product(side: int, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
     return lambda: a @ b
 
 
-def measure(repeats: int = 9) -> Record:
+def measure(repeats: int) -> Record:
     record, best = Record("ceiling", "The training step against the machine's matrix products"), {}
     for name, dtype in DTYPES.items():
         found = interleave({f"{side} x {side}": product(side, dtype) for side in SIDES}, repeats)
@@ -40,19 +40,16 @@ def measure(repeats: int = 9) -> Record:
         operations = step_flops(one, DIMS) * one.scale.batch
         record.facts[group] = {
             "GFLOP/s": operations / found["step"].median / 1e9,
+            "GFLOP/s of the product beside it": 2 * side**3 / found["matrix product"].median / 1e9,
             "share of the ceiling": operations / (2 * side**3) / record.ratios[-1].value,
             "share by CPU seconds": operations / (2 * side**3) / record.ratios[-1].cpu,
             "images/s": one.scale.batch / found["step"].median,
         }
+        if (DEVICE.type, compute, compiled) == ("cuda", "bf16", True):
+            record.goals.append(Goal(group, "share of the matrix-product ceiling", record.facts[group]["share of the ceiling"], 0.45))
         torch._dynamo.reset()
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    measure(parser.parse_args().repeats).finish()
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, 9)

@@ -3,7 +3,6 @@
 The data lies in memory-mapped files as in a run; the files are in the page cache, as they are after the first epoch.
 """
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cases import SCALE, ours, recipe, store
-from benchmarks.harness import DEVICE, Record, interleave
+from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.data.store import Store, order
 from prx_lab.flow import draw
+from prx_lab.speed import Goal, Record
 
 
 def mapped(array: NDArray, n: int, path: Path) -> NDArray:
@@ -28,7 +28,7 @@ def on_disk(data: Store, n: int, folder: Path) -> Store:
     return Store(mapped(data.images, n, folder / "images.npy"), mapped(data.x, n, folder / "x.npy"), text, {})
 
 
-def measure(repeats: int = 15) -> Record:
+def measure(repeats: int) -> Record:
     record, one = Record("loader", "The share of a step that goes into its data"), recipe()
     s, step = one.scale, iter(range(10**9))
     with TemporaryDirectory() as folder:
@@ -44,15 +44,10 @@ def measure(repeats: int = 15) -> Record:
         found = interleave({"data": load, "draws": variates, "step": run.step}, repeats, 3)
         group = f"{SCALE} recipe, {len(data)} samples"
         record.compare(group, found, [])
-        record.facts[group] = {f"share of {k}": found[k].median / found["step"].median for k in ("data", "draws")} | {"goal, data": 0.03}
+        record.facts[group] = {f"share of {k}": found[k].median / found["step"].median for k in ("data", "draws")}
+        record.goals.append(Goal(group, "data, share of a step", record.facts[group]["share of data"], 0.03, "at most"))
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    measure(parser.parse_args().repeats).finish()
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, 15)

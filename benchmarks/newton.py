@@ -1,13 +1,12 @@
 """Muon's share of a step, and what orthogonalising matrices of one shape together saves: `python -m benchmarks.newton`."""
 
-import argparse
-
 import torch
 from torch import Tensor
 
 from benchmarks.cases import SCALE, ours, recipe, store
-from benchmarks.harness import DEVICE, Record, interleave
+from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.muon import Muon, MuonAdamW, newton_schulz
+from prx_lab.speed import Record
 from prx_lab.train import Training
 
 
@@ -24,7 +23,7 @@ def with_gradients(base: Training) -> Training:
     return base
 
 
-def measure(repeats: int = 11) -> Record:
+def measure(repeats: int) -> Record:
     record, plain = Record("newton", "Muon's share of a step"), recipe()
     muon, data = plain.but(optim=Muon()), store(plain)
     together, apart, adam = (with_gradients(ours(one, data, DEVICE)) for one in (muon, muon, plain))
@@ -46,11 +45,5 @@ def measure(repeats: int = 11) -> Record:
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=11)
-    measure(parser.parse_args().repeats).finish()
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, 11)

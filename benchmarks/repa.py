@@ -1,16 +1,16 @@
 """What alignment costs a step, with the teacher's features cached and with the teacher run in every step: `python -m benchmarks.repa`."""
 
-import argparse
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from benchmarks.cases import SCALE, ours, recipe, store
-from benchmarks.harness import DEVICE, Record, interleave
+from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.data.store import to_float
 from prx_lab.recipe import SCALES
 from prx_lab.recipes import BASE
+from prx_lab.speed import Record
 from prx_lab.teachers import look
 from prx_lab.terms import REPA
 from prx_lab.train import Training
@@ -31,7 +31,7 @@ def with_teacher(run: Training) -> Callable[[], object]:
     return step
 
 
-def measure(repeats: int = 9) -> Record:
+def measure(repeats: int) -> Record:
     record = Record("repa", "What alignment costs a step")
     for name in SCALES_HERE:
         scale = SCALES[name]
@@ -52,11 +52,5 @@ def measure(repeats: int = 9) -> Record:
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    measure(parser.parse_args().repeats).finish()
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, 9)

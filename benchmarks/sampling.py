@@ -3,14 +3,13 @@
 The loop alone runs on encoded captions; the whole pipeline begins with prompts and ends with images.
 """
 
-import argparse
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from benchmarks.cases import diffusers_transformer, randomised, recipe, store
-from benchmarks.harness import DEVICE, Record, interleave
+from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.data.batch import Text
 from prx_lab.export import pipeline
 from prx_lab.flow import noise, scores, times
@@ -18,6 +17,7 @@ from prx_lab.model import PRX
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
 from prx_lab.sample import Condition, Sampler, generate, predictor
+from prx_lab.speed import Record
 
 STEPS, SCALE = 8, 3.0
 PROMPTS = ["a small red cube left of a large blue sphere, both on a grey floor", "one green cone behind a yellow cylinder"]
@@ -103,7 +103,7 @@ def whole(record: Record, repeats: int) -> None:
 LOOPS = {64: 16, 256: 4}  # tokens: captions at once
 
 
-def measure(tokens: int, repeats: int = 9) -> Record:
+def measure(tokens: int, repeats: int) -> Record:
     """The loop at a number of tokens, or with 0 the whole pipeline."""
     if tokens:
         record = Record(f"sampling-{tokens}", f"Sampling against diffusers' pipeline, the loop, {tokens} tokens")
@@ -118,14 +118,5 @@ def measure(tokens: int, repeats: int = 9) -> Record:
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, nargs="*", default=(*LOOPS, 0), help="of the loop; 0 is the whole pipeline")
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
-    for tokens in options.tokens:
-        measure(tokens, options.repeats).finish()
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, measure, 9, (*LOOPS, 0))

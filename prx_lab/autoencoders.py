@@ -38,14 +38,6 @@ class Space(nn.Module, ABC):
             raise LabError(f"The space '{self.name}' has {self.channels} channels and these latents {latents.shape[1]}; use its own.")
         return self._decode(latents)
 
-    def sliced(self) -> "Space":
-        """This space, one image at a time from now on: the same numbers in the memory of a batch of one."""
-        return self
-
-    def tiled(self) -> "Space":
-        """This space, large images in overlapping tiles from now on: less memory, but seams are blended and numbers differ a little."""
-        return self
-
     def weights_in(self, dtype: torch.dtype) -> "Space":
         """This space with its network in float32 or bfloat16; normalisation, images and latents stay float32."""
         return self
@@ -77,18 +69,11 @@ class Autoencoder(Space):
         super().__init__(name, channels, stride)
         self.vae = freeze(vae)
 
-    def sliced(self) -> "Autoencoder":
-        self.vae.enable_slicing()
-        return self
-
-    def tiled(self) -> "Autoencoder":
-        self.vae.enable_tiling()
-        return self
-
     def weights_in(self, dtype: torch.dtype) -> "Autoencoder":
         if dtype not in (torch.float32, torch.bfloat16):
             raise LabError(f"The space '{self.name}' cannot keep its weights in {dtype}, where it may overflow; use bfloat16 or float32.")
-        self.vae.to(dtype)
+        if dtype != self.dtype:
+            nn.Module.to(self.vae, dtype)  # diffusers' own `to` warns of modules to be kept in float32, also where there are none
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The command line: run, table, sample, export, encode, pretrain, variants, recipes, doctor. Heavy imports stay inside the commands."""
+"""The command line: run, grid, table, sample, export, encode, pretrain, variants, recipes, cost, doctor; heavy imports stay in them."""
 
 import os
 import sys
@@ -42,7 +42,10 @@ ScaleOption = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the recorded runs.")]
-Data = Annotated[str, typer.Option("--data", help="Folder, Parquet file or hub name in place of the embedded scenes.")]
+Data = Annotated[
+    str,
+    typer.Option("--data", help="Folder, Parquet file or hub name in place of the embedded scenes; #COLUMN behind it names the captions'."),
+]
 Sets = Annotated[
     list[str],
     typer.Option(
@@ -116,6 +119,49 @@ def summary(record) -> str:
 
 
 @app.command()
+def grid(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RECIPE or GROUP]...",
+            help="Recipes, or the groups post, speedrun, many-tokens, sensitivity and all; all when none is named.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+    sets: Sets,
+    scale: ScaleOption = "cpu",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each recipe, from 0 on; sensitivity rows have at most two.")] = 3,
+    plan: Annotated[bool, typer.Option("--plan", help="Only tell what is recorded, what is missing and how long it will take.")] = False,
+    data: Data = "",
+    root: Root = Path("results"),
+) -> None:
+    """Record every run of a grid that is not recorded, one after the other; a grid that was interrupted goes on where it stopped.
+
+    Recipes that differ only in sampling or evaluation are trained once per seed. Start it twice for two at a time: a run that another
+    process is at work on is told of at the end.
+
+    Example: `prx-lab grid post --scale cpu --seeds 3 --plan`
+    """
+    from prx_lab import grid as runs
+
+    wanted = runs.jobs(runs.rows(names, seeds), lambda name: resolve(name, scale, data, sets))
+    if plan:
+        from prx_lab.budget import plan as planned
+
+        typer.echo(repr(planned(wanted, root)))
+        return
+    failed = runs.run(wanted, root, runs.in_a_process)
+    for job, said in failed:
+        typer.echo(f"{job.name}, seed {job.seed}: {said}", err=True)
+    recorded = sum(job.recorded(root) is not None for job in wanted)
+    if failed or recorded < len(wanted):
+        typer.echo(f"{recorded} of {len(wanted)} runs are recorded in {root}. Run the same command to go on.", err=True)
+        raise typer.Exit(2)
+    typer.echo(f"All {len(wanted)} runs are recorded in {root}.")
+
+
+@app.command()
 def table(
     scale: ScaleOption = "cpu",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print GitHub's Markdown.")] = False,
@@ -143,6 +189,7 @@ def sample(
     steps: Annotated[int, typer.Option("--steps", min=0, help="Sampler steps; 0: as the recipe is evaluated.")] = 0,
     guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; below 0: the recipe's own.")] = -1.0,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 384x672.")] = "",
+    cleaning: Annotated[str, typer.Option("--cleaning", help="What is done to prompts: none, light or full; by default as usual.")] = "",
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("samples.png"),
     data: Data = "",
     root: Root = Path("results"),
@@ -164,6 +211,8 @@ def sample(
         raise LabError(f"'{name}' has its own settings; --scale, --data and --set belong to recipes, leave them out.")
     else:
         made = opened(name)
+    if cleaning:
+        made.encoder = made.encoder.reading(made.recipe.set("cleaning", cleaning).cleaning, made.recipe.text_tokens)
     guide = made.recipe.guidance if guidance < 0 else made.recipe.set("guidance.scale", str(guidance)).guidance
     images = buckets.draw(made, prompts, *sides(size), seed, steps, guide) if size else made(prompts, seed, steps, guide)
     typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} images.")

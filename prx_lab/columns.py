@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from prx_lab.arrival import arrival
 from prx_lab.errors import LabError, nearest
-from prx_lab.metrics.throughput import time_to
-from prx_lab.record import Record, number
+from prx_lab.layout import minus
+from prx_lab.record import Record
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Metric:
         text = f"{100 * value if self.percent else value:{'+' if sign else ''}.{self.digits}f}"
         if float(text) == 0:
             text = text.lstrip("+-")  # no signed zero
-        return text.replace("-", "−")
+        return minus(text)
 
 
 METRICS = {
@@ -86,17 +87,7 @@ def by_seed(metric: str, runs: Sequence[Record], base: Sequence[Record]) -> dict
     """The metric of each run by seed, without what was not measured; infinite for a quality never reached."""
     if metric == "seconds_to_baseline":
         goal = {run.seed: run for run in base}
-        found = {run.seed: seconds_to(run, goal[run.seed]) for run in runs if run.seed in goal}
+        found = {run.seed: arrival(run, goal[run.seed]) for run in runs if run.seed in goal}
     else:
         found = {run.seed: run.metric(metric) for run in runs}
     return {seed: value for seed, value in found.items() if not math.isnan(value)}
-
-
-def seconds_to(run: Record, base: Record) -> float:
-    """Training seconds until `run` first has the FID that `base` ended with; inf if it never has, NaN without curves."""
-    curves = ([{"seconds": p["seconds"], "fid": number(p.get("fid"))} for p in r.curve] for r in (run, base))
-    ours, theirs = ([p for p in curve if not math.isnan(p["fid"])] for curve in curves)
-    if not ours or not theirs:
-        return math.nan
-    seconds = time_to(ours, theirs[-1]["fid"], lower_is_better=True, key="fid")
-    return math.inf if seconds is None else seconds

@@ -4,7 +4,7 @@ A source is a local pipeline folder, the folder of one part, a published variant
 fp32, bf16 or 8-bit (LLM.int8, arXiv 2208.07339, through bitsandbytes: linear layers in int8, everything else in bf16).
 """
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from prx_lab import zoo
+from prx_lab import hub, zoo
 from prx_lab.errors import LabError
 from prx_lab.precision import DTYPES
-from prx_lab.variants import OWNER, VARIANTS, read
+from prx_lab.variants import VARIANTS, read
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler, PRXPipeline, PRXTransformer2DModel
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OFFLOAD = ("none", "model", "sequential")
 BITS8 = "8-bit"
+# What diffusers 0.42.1 (pipeline_utils.py) asks for where parts in 8 bits are offloaded too; below it they stay on the GPU.
+BITS8_NEEDS = {"bitsandbytes": "0.48", "accelerate": "1.13"}
 LENGTH = 256  # text tokens of the published pipelines
 WEIGHED = ("transformer", "text_encoder", "vae")
 KINDS = ("*.safetensors", "*.json", "*.model")  # nothing that would be unpickled; the first where there are weights
@@ -147,9 +149,22 @@ def weights(dtype: str, part: str, config: Callable[..., Any]) -> dict[str, Any]
         raise LabError(f"{part} cannot be loaded as {dtype!r}; use one of {', '.join(DTYPES)}, {BITS8}.")
     if not torch.cuda.is_available():
         raise LabError(f"{part} in 8 bits needs a CUDA GPU, and there is none here; use bf16 or fp32.")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise LabError(f"{part} in 8 bits needs bitsandbytes: `pip install bitsandbytes`, or use bf16.")
+    for library, lowest in BITS8_NEEDS.items():
+        require(library, lowest, f"{part} in 8 bits")
     return {"torch_dtype": torch.bfloat16, "quantization_config": config(load_in_8bit=True)}
+
+
+def require(library: str, lowest: str, what: str) -> None:
+    """Refuse `what` where a library is not installed in version `lowest` or a later one."""
+    from packaging.version import Version
+
+    try:
+        found = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        found = ""
+    if not found or Version(found) < Version(lowest):
+        there = f"{found} is installed" if found else "it is not installed"
+        raise LabError(f"{what} needs {library} {lowest} or later, and {there}: `pip install '{library}>={lowest}'`, or use bf16.")
 
 
 def check_offload(offload: str) -> None:
@@ -162,29 +177,17 @@ def check_offload(offload: str) -> None:
 def located(source: str | Path, part: str) -> Path:
     """The local folder of a part: inside a pipeline, or the source itself; a hub name is downloaded, that part alone."""
     path = Path(source).expanduser()
-    if not path.is_dir():
+    if hub.means_name(source, zoo.REAL | VARIANTS) or not path.is_dir():
         path = download(str(source), part)
     return path / part if part and (path / part).is_dir() else path
 
 
 def download(name: str, part: str) -> Path:
     """A repository's files of one part, or its top folder where it has no such part."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-    repo = zoo.REAL[name].repo if name in zoo.REAL else f"{OWNER}/{name}" if name in VARIANTS else name
+    repo = zoo.REAL[name].repo if name in zoo.REAL else VARIANTS[name].repo if name in VARIANTS else name
     kinds = KINDS if part in WEIGHED else KINDS[1:]
-    try:
-        path = Path(snapshot_download(repo, allow_patterns=["model_index.json", *(f"{part}/{kind}" for kind in kinds if part)]))
-        if part and not (path / part).is_dir():
-            path = Path(snapshot_download(repo, allow_patterns=list(kinds)))
-    except GatedRepoError as error:
-        raise LabError(f"{repo} is gated: accept its conditions on its page and log in with `hf auth login`.") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise LabError(
-            f"'{name}' is no local folder, and {repo} is neither in the hub's cache nor reachable: connect once, or give a folder."
-        ) from error
-    return path
+    path = hub.fetch(repo, ["model_index.json", *(f"{part}/{kind}" for kind in kinds if part)])
+    return hub.fetch(repo, kinds) if part and not (path / part).is_dir() else path
 
 
 def loaded(source: str | Path, part: str, load: Callable[[Path], Made]) -> Made:

@@ -209,7 +209,7 @@ def table(recipe: Recipe, shapes: Dims | None = None, batch: int = 0) -> "Table"
     s, found = recipe.scale, memory(recipe, shapes, batch)
     arch = recipe.arch(shapes.channels, shapes.stride, shapes.context)
     title = f"{s.tokens} image and {shapes.text} text tokens"
-    shown = Table("what", "computed", "of", title=title, box=None)
+    shown = Table("what", "computed", "of", title=title, box=None, caption_style="italic")  # rich's own is too pale
     shown.columns[1].justify = "right"
     rows = [
         ("parameters, network", f"{found.network:,}", ""),

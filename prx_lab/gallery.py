@@ -52,7 +52,13 @@ class Gallery:
 
     def __repr__(self) -> str:
         _, H, W, _ = to_uint8(next(iter(self.rows.values()))).shape
-        return f"{len(self.rows)} rows of {self.columns} images, {W} x {H} pixels: {', '.join(self.rows)}"
+        size = f"{counted(len(self.rows), 'row')} of {counted(self.columns, 'image')}"
+        return f"{size}, {W} x {H} pixels: {', '.join(self.rows)}"
+
+
+def counted(n: int, word: str) -> str:
+    """A number with its noun, in the plural where it is not one."""
+    return f"{n} {word}{'s' * (n != 1)}"
 
 
 def jpeg(images: Tensor | np.ndarray, quality: int = 80) -> str:

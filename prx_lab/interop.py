@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 PREFIXES = ("state.model.denoiser.", "model.denoiser.", "denoiser.", "")  # of the original framework, outermost first
+AVERAGES = tuple(prefix.replace("denoiser.", "ema_denoiser.model.") for prefix in PREFIXES if prefix)
+BEGUN = "ema_denoiser._is_active"  # ends the name of a flag beside an average: until it is set, the average is the first weights
 RENAMED = {  # inside a block: the original framework's name -> diffusers' and ours
     "img_qkv_proj.weight": "attention.img_qkv_proj.weight",
     "txt_kv_proj.weight": "attention.txt_kv_proj.weight",
@@ -42,12 +44,14 @@ PATCHES = {a.channels * a.patch**2: (a.channels, a.patch) for a in PUBLISHED.val
 
 
 # ------------------------------------------------------------------------------------------------ names and shapes
-def rename(state: Mapping[str, Value]) -> dict[str, Value]:
+def rename(state: Mapping[str, Value], averaged: bool = True) -> dict[str, Value]:
     """Keys of the original framework as ours, values untouched; diffusers' keys are ours and stay as they are.
 
-    Of a whole training state only the denoiser is taken, not the average or the networks beside it.
+    Of a whole training state only the denoiser is taken: its average where there is one, which the framework itself samples from, or
+    with averaged=False the weights in training.
     """
-    prefix = next((p for p in PREFIXES if f"{p}txt_in.weight" in state), "")
+    prefixes = (AVERAGES if averaged else ()) + PREFIXES
+    prefix = next((p for p in prefixes if f"{p}txt_in.weight" in state), "")
     renamed: dict[str, Value] = {}
     for key, value in state.items():
         if key.startswith(prefix):
@@ -119,13 +123,22 @@ def infer(shapes: Mapping[str, tuple[int, ...]], channels: int = 0) -> Arch:
 
 
 # ------------------------------------------------------------------------------------------------ in
-def find(source: str | Path) -> Stored:
-    """A checkpoint as it lies on disk, its tensors under our names."""
+def find(source: str | Path, averaged: bool = True) -> Stored:
+    """A checkpoint as it lies on disk, its tensors under our names; of an original training state the average, see `rename`."""
     found = stored.find(source)
-    found = replace(found, places=rename(found.places), shapes=rename(found.shapes))
+    averaged = averaged and has_begun(found)
+    found = replace(found, places=rename(found.places, averaged), shapes=rename(found.shapes, averaged))
     if any(name.startswith("resolution_embedder.") for name in found.shapes):
         raise LabError(f"{source} embeds the resolution, which this network does not do: its weights cannot be used.")
     return found
+
+
+def has_begun(found: Stored) -> bool:
+    """Whether the average in an original training state is one yet, by its flag."""
+    for file, key in (place for name, place in found.places.items() if name.endswith(BEGUN)):
+        with stored.opened(file) as tensors:
+            return bool(tensors.get_tensor(key).any())
+    return True
 
 
 def shape_of(found: Stored) -> Arch:
@@ -149,13 +162,16 @@ def compare(found: Stored, model: PRX) -> None:
             raise LabError(f"'{name}' in {found.source} has the shape {found.shapes[name]} and not {shape}: config and weights disagree.")
 
 
-def load(source: str | Path, router: Router = DENSE, arch: Arch | None = None, dtype: torch.dtype = torch.float32) -> PRX:
+def load(
+    source: str | Path, router: Router = DENSE, arch: Arch | None = None, dtype: torch.dtype = torch.float32, averaged: bool = True
+) -> PRX:
     """A network with the weights of `source` in `dtype`, for evaluation; tensor by tensor, so that there is one copy.
 
     `arch` is needed only for weights without a config whose patches are none of the published ones. A run's weights come
-    with the run's own router, unless another is given.
+    with the run's own router, unless another is given. Of an original training state `averaged` chooses the average or the weights
+    in training.
     """
-    found = find(source)
+    found = find(source, averaged)
     router = found.router if router == DENSE else router
     with torch.device("meta"):
         model = PRX(arch or shape_of(found), router)

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 NOTHING = "–"
 
 
+def minus(text: str) -> str:
+    """A number's text with the sign that is set in tables."""
+    return text.replace("-", "−")
+
+
+def percent(value: float, unit: str = " %") -> str:
+    """A share in whole per cent with its sign; an empty string for NaN."""
+    if math.isnan(value):
+        return ""
+    text = f"{100 * value:+.0f}"
+    return minus("+0" if text == "-0" else text) + unit
+
+
 @dataclass(frozen=True)
 class Line:
     """One printed line: what it is (run, difference, post, ceiling), its label, its n, and a text per metric."""

@@ -105,7 +105,7 @@ def devices() -> list[str]:
 
 
 def allocator() -> str:
-    """The memory allocator of this process: it changes CPU step times by up to two times."""
+    """The memory allocator of this process; the time of a step on a CPU depends on it."""
     loaded = os.environ.get("LD_PRELOAD", "")
     named = [name for name in ALLOCATORS if name in loaded]
     if named:

@@ -80,7 +80,7 @@ def rope_table(h: int, w: int, d: int, device: torch.device, theta: float = 1000
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate adjacent pairs of x (B, h, N, d) by the angles of cos, sin (1 or B, N, d/2)."""
     cos, sin, pairs = cos.unsqueeze(1), sin.unsqueeze(1), x.unflatten(-1, (-1, 2))
-    if not torch.compiler.is_compiling():  # one product of complex numbers, the same bits ten times faster
+    if not torch.compiler.is_compiling():  # one product of complex numbers: the same bits in one pass
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)).flatten(-2)
     a, b = pairs.unbind(-1)  # compilers know no complex numbers, but fuse this
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
@@ -96,8 +96,8 @@ def time_embedding(t: Tensor, width: int = 256, period: float = 10000.0) -> Tens
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of q (B, h, N, d), k, v (B, h, M, d); mask (B, 1, 1, M) is True where a key may be seen.
 
-    PyTorch's fused attention has a slow gradient on CPUs in bf16, where the plain formula is five times faster at 64 tokens
-    and 1.7 times at 1024; it keeps B h N M scores, so that sampling, which needs no gradient, stays with the fused one.
+    PyTorch's fused attention has a slow gradient on CPUs in bf16, so training there uses the plain formula (`benchmarks.attention`
+    compares the two). That one keeps B h N M scores, so sampling, which needs no gradient, stays with the fused one.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -10,7 +10,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers and launc
 
 
 def tune_allocator() -> None:
-    """Keep large temporaries mapped between steps: glibc otherwise returns them to the system at every step (1.7x slower)."""
+    """Keep large temporaries mapped between steps: glibc otherwise returns them to the system at every step."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

@@ -1,12 +1,14 @@
 """The real counterparts: found in a local folder or the hub's cache, or fetched once; safetensors only, never unpickled."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from prx_lab import zoo
+from prx_lab import hub, zoo
 from prx_lab.errors import LabError
 from prx_lab.teachers import CLIP_MEAN, CLIP_STD, CLIPTeacher, InceptionFeatures, T5GemmaText, TimmTeacher, VisionTeacher
 
@@ -20,27 +22,14 @@ def is_vision(real: zoo.Real) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a real network: `name` itself where it is a folder, else the hub's cache, else one download."""
-    if Path(name).is_dir():
-        return Path(name)
+    """The folder of a real network: its copy from the hub, or the local folder that `name` is the path of."""
+    if not hub.means_name(name, zoo.REAL):
+        return Path(name).expanduser()
     real = zoo.REAL[name]
     if real.library == "local":
         raise LabError(f"'{name}' has no hub repository: give {real.repo}.")
     inside = f"{Path(real.file).parent}/" if "/" in real.file else ""  # of a whole pipeline only the folder that is needed
-    wanted, unwanted = [inside + file for file in FILES], ["*fp16*", "*onnx*", "*openvino*"]
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import GatedRepoError
-
-    try:
-        return Path(snapshot_download(real.repo, allow_patterns=wanted, ignore_patterns=unwanted))
-    except GatedRepoError as error:
-        raise LabError(f"'{name}' is gated: accept its licence at {real.repo} on the hub and log in with `hf auth login`.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise LabError(
-            f"'{name}' ({real.repo}) is neither in the local cache nor reachable over the network: "
-            "connect once to download it, or give a local folder in place of its name."
-        ) from error
+    return hub.fetch(real.repo, [inside + file for file in FILES], ["*fp16*", "*onnx*", "*openvino*"], [f"{inside}*.safetensors"])
 
 
 def vision(name: str) -> VisionTeacher | InceptionFeatures:
@@ -59,8 +48,8 @@ def vision(name: str) -> VisionTeacher | InceptionFeatures:
     )
 
 
-def t5gemma(name: str, folder: Path) -> T5GemmaText:
-    """A T5Gemma's encoder and tokenizer from a folder: the encoder's own, the whole model's, or a pipeline's that holds one."""
+def t5gemma(name: str, folder: Path, dtype: torch.dtype) -> T5GemmaText:
+    """A T5Gemma's encoder, its weights in `dtype`, and tokenizer from a folder: the encoder's own, a whole model's or a pipeline's."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig
     from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
@@ -73,12 +62,25 @@ def t5gemma(name: str, folder: Path) -> T5GemmaText:
     tokenizer_class = PreTrainedTokenizerFast if embedded else AutoTokenizer
     tokenizer = tokenizer_class.from_pretrained(_tokenizer_folder(folder), local_files_only=True)
     alone = config["model_type"] == "t5_gemma_module"  # saved by the encoder's own class
-    network = T5GemmaEncoder(T5GemmaModuleConfig.from_dict(config) if alone else T5GemmaConfig.from_dict(config).encoder)
+    shape = T5GemmaModuleConfig.from_dict(config) if alone else T5GemmaConfig.from_dict(config).encoder
+    with weights_in(dtype):
+        network = T5GemmaEncoder(shape)
     state = _state(folder)
     prefix = next((p for p in ("model.encoder.", "encoder.", "") if f"{p}embed_tokens.weight" in state), "")
     _fill(network, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)
     length = tokenizer.model_max_length if embedded else min(tokenizer.model_max_length, 256)
     return T5GemmaText(name, network, tokenizer, length)
+
+
+@contextmanager
+def weights_in(dtype: torch.dtype) -> Iterator[None]:
+    """Networks made inside have their weights in `dtype` from the start, so that no larger copy of them is ever there."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _timm(name: str, folder: Path, config: dict) -> TimmTeacher:
@@ -147,7 +149,7 @@ def _state(folder: Path) -> dict[str, Tensor]:
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Load weights as float32; every parameter must be there with its shape, and what the features do not need may be left over."""
+    """Load weights in the network's dtype; every parameter must be there with its shape, and what is not needed may be left over."""
     missing = [k for k in dict(network.named_parameters()) if k not in state]
     if missing:
         raise LabError(f"The weights in {folder} lack '{missing[0]}' ({len(missing)} missing): they belong to another model.")

@@ -1,5 +1,7 @@
 """The table of contents: BASE and every ablation, one line each."""
 
+from dataclasses import dataclass
+
 from prx_lab.errors import LabError, nearest
 from prx_lab.flow import LogitNormal, Uniform
 from prx_lab.guidance import PathDrop, SelfGuidance, SparseGuidance
@@ -41,6 +43,11 @@ RECIPES: dict[str, Recipe] = {
     "irepa-dense": BASE.plus(IREPA(teacher="lab-dino-dense")),
     "repa-stop": BASE.plus(REPA(teacher="lab-dino-dense")).then(0.6, BASE),
     "haste": BASE.plus(REPA(teacher="lab-dino-dense"), AttentionAlignment(teacher="lab-dino-dense")).then(0.6, BASE),
+    "repa-light": BASE.plus(REPA(teacher="lab-dino-dense", weight=0.25)),
+    "repa-heavy": BASE.plus(REPA(teacher="lab-dino-dense", weight=1.0)),
+    "repa-early": BASE.plus(REPA(teacher="lab-dino-dense", depth=0.25)),
+    "repa-late": BASE.plus(REPA(teacher="lab-dino-dense", depth=0.75)),
+    "irepa-release": BASE.plus(IREPA(gamma=0.0)),  # the release removes no mean token
     # latent spaces
     "repa-e": BASE.but(space="lab-vae-repa-e").plus(REPA(teacher="lab-dino")),
     "repa-e-vae": BASE.but(space="lab-vae-repa-e"),
@@ -50,6 +57,7 @@ RECIPES: dict[str, Recipe] = {
     "contrastive": BASE.plus(Contrastive()),
     "contrastive-roll": BASE.plus(Contrastive(negatives="roll")),
     "contrastive-corrected": BASE.plus(Contrastive()).but(guidance=Corrected()),
+    "contrastive-heavy": BASE.plus(Contrastive(weight=0.2)),
     "x-lpips": BASE.but(predict="x").plus(LPIPS(space=BASE.space)),
     "x-pdino": BASE.but(predict="x").plus(PerceptualDINO(space=BASE.space)),
     "jit": JIT,
@@ -63,10 +71,13 @@ RECIPES: dict[str, Recipe] = {
     "tread-repa-outside": BASE.but(router=TREAD()).plus(REPA(depth=0.125)),
     "tread-self-guided": BASE.but(router=TREAD(), guidance=SelfGuidance()),
     "tread-sparse": BASE.but(router=TREAD(), guidance=SparseGuidance()),
+    "tread-light": BASE.but(router=TREAD(rate=0.75)),
+    "tread-short": BASE.but(router=TREAD(start=0.25, end=0.75)),
     "sprint": BASE.but(router=SPRINT()).then(0.9, BASE.but(router=SPRINT(rate=1.0))),
     "sprint-raw": BASE.but(router=SPRINT()),
     "sprint-path-drop": BASE.but(router=SPRINT(), guidance=PathDrop()).then(0.9, BASE.but(router=SPRINT(rate=1.0), guidance=PathDrop())),
     "jit-tread": JIT.but(router=TREAD()),
+    "jit-tread-sparse": JIT.but(router=TREAD(), guidance=SparseGuidance()),
     "jit-sprint": JIT.but(router=SPRINT()).then(0.9, JIT.but(router=SPRINT(rate=1.0))),
     # data
     "short-captions": BASE.but(captions="short"),
@@ -74,6 +85,7 @@ RECIPES: dict[str, Recipe] = {
     "long-short-prompts": BASE.but(reference=SHORT),
     "mixed-finish": MIXED,
     "mixed-finish-short-prompts": MIXED.but(reference=SHORT),
+    "mixed-captions": BASE.but(captions="mixed"),
     "camera": BASE.but(style="photo", reference=CAMERA),
     "render-on-camera": BASE.but(reference=CAMERA),
     "sft": SFT,
@@ -83,6 +95,8 @@ RECIPES: dict[str, Recipe] = {
     # optimisation
     "muon": BASE.but(optim=Muon()),
     "muon-fused": BASE.but(optim=Muon(qkv="fused", adaln="muon", aux=AdamW(eps=1e-8))),
+    "muon-low-lr": BASE.but(optim=Muon(lr_scale=0.5)),
+    "muon-high-lr": BASE.but(optim=Muon(lr_scale=2.0)),
     "low-lr": BASE.but(optim=AdamW(lr_scale=0.5)),
     "high-lr": BASE.but(optim=AdamW(lr_scale=2.0)),
     "bf16": BASE.but(precision=Precision("bf16", "bf16")),
@@ -104,6 +118,35 @@ RECIPES: dict[str, Recipe] = {
     "eight-steps-cfg1": BASE.but(sampler_steps=8, guidance=CFG(1.0)),
 }
 
+# What `prx-lab grid` runs under a name; a recipe in two groups has the seeds of the larger.
+POST = (
+    "baseline", "repa", "repa-dense", "irepa", "irepa-dense", "repa-stop", "repa-e", "repa-e-vae", "flux2", "x-pred", "contrastive",
+    "jit", "jit-v", "tread", "tread-self-guided", "tread-sparse", "sprint", "short-captions", "short-captions-short-prompts",
+    "long-short-prompts", "mixed-finish", "mixed-finish-short-prompts", "camera", "render-on-camera", "sft", "sft-unselected",
+    "sft-on-polished", "baseline-on-polished", "muon", "bf16",
+)  # fmt: skip
+STACKS = (
+    "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
+    "speedrun-pixels", "repa-dense", "tread", "muon", "ema", "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
+)  # fmt: skip
+MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens, such as cpu-1024
+
+
+@dataclass(frozen=True)
+class Group:
+    """Recipes that are run together, and with how many seeds."""
+
+    names: tuple[str, ...]
+    seeds: int = 3
+
+
+GROUPS = {
+    "post": Group(POST),  # every row of the post at few tokens, and what its rows are compared with
+    "speedrun": Group(STACKS),
+    "many-tokens": Group(MANY_TOKENS),
+    "sensitivity": Group(("baseline", *(name for name in RECIPES if name not in POST + STACKS)), 2),
+}
+
 # Published experiments at their own size, which need published networks and data.
 PUBLISHED: dict[str, Recipe] = {
     # The post's table of its baseline: steps, batch, resolution, optimiser, text encoder, no average. Where a released
@@ -111,7 +154,7 @@ PUBLISHED: dict[str, Recipe] = {
     # steps and then a constant rate, clipping at 0.2, caption dropout, sampling.
     "prx-1.2b": Recipe(
         scale=PRX_256,
-        data="brivangl/midjourney-v6-llava",
+        data="brivangl/midjourney-v6-llava#llava",  # its long captions; the column `prompt` has what users typed
         space="flux",
         text="t5gemma-2b",
         cleaning="full",

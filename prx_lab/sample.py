@@ -135,15 +135,15 @@ def generate(
 
 
 class Sampler:
-    """A trained recipe with its frozen networks: prompts in, images out; `grid` gives the times of its steps."""
+    """A trained recipe with its frozen networks, weights in `frozen`: prompts in, images out; `grid` gives the times of its steps."""
 
-    def __init__(self, recipe: "Recipe", model: PRX, mean: Tensor, grid: Grid = times):
+    def __init__(self, recipe: "Recipe", model: PRX, mean: Tensor, grid: Grid = times, frozen: torch.dtype = torch.float32):
         from prx_lab.spaces import load_space
         from prx_lab.teachers import reader
 
         self.recipe, self.model, self.mean, self.grid = recipe, model.eval(), mean, grid
         self.device = next(model.parameters()).device
-        self.space, self.encoder = load_space(recipe.space).to(self.device), reader(recipe).to(self.device)
+        self.space, self.encoder = load_space(recipe.space).weights_in(frozen).to(self.device), reader(recipe, frozen).to(self.device)
 
     def text(self, prompts: Sequence[str]) -> Text:
         """Prompts and the empty caption, encoded and padded to one length; a warning names what cleaning or cutting loses."""

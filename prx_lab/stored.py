@@ -4,6 +4,7 @@ Only safetensors are read; what would have to be unpickled is refused with the w
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prx_lab import checkpoint
+from prx_lab import checkpoint, hub
 from prx_lab.errors import LabError, nearest
 from prx_lab.routing import Dense, Router
 
@@ -26,6 +27,13 @@ WANTED = (
     "transformer/*.json", "transformer/*.safetensors",
 )  # of a repository  # fmt: skip
 AGAIN = "download or save it again"
+# What a user runs on a pickle: the parts of torch.distributed.checkpoint as one file, and the tensors of nested dicts under joined names.
+MERGE = "from torch.distributed.checkpoint.format_utils import dcp_to_torch_save as merge; merge(%s, %s); "
+FLATTEN = (
+    'import torch; from safetensors.torch import save_file; flat = lambda d, at="": {k: v for name, x in d.items() for k, v in '
+    '(flat(x, at + str(name) + ".") if isinstance(x, dict) else {at + str(name): x}).items() if torch.is_tensor(v)}; '
+    'save_file({k: v.contiguous().clone() for k, v in flat(torch.load(%s, "cpu", weights_only=%s)).items()}, %s)'
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,13 @@ def sound(tensor: Tensor, name: str, file: Path) -> Tensor:
 
 def find(source: str | Path) -> Stored:
     """Look at the checkpoint that `source` names. LabError when there is none, or none that can be read."""
+    from prx_lab.variants import VARIANTS
+
     name, path = str(source), Path(source).expanduser()
+    if hub.means_name(source, VARIANTS) or not path.exists():
+        path = download(name)
     if path.is_file():
         return listed(name, [path], {})
-    if not path.is_dir():
-        path = hub(name)
     pipeline = (path / "transformer").is_dir()  # an exported one carries its recipe too
     if not pipeline and ((path / "recipe.json").is_file() or checkpoint.steps(path / "checkpoint")):
         return run(name, path)
@@ -134,12 +144,15 @@ def shards(index: Path) -> list[Path]:
 
 
 def unopened(path: Path) -> str:
-    """The refusal of a pickled file, with the way to convert it."""
+    """The refusal of a pickled file or folder, with a command that converts what the user trusts."""
     parts = path.suffix == ".distcp" or path.name == DCP
-    merge = "merge its folder with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, " if parts else ""
+    source = path.parent if parts else path
+    file, target = f"{source}.pt" if parts else str(path), f"{source if parts else path.with_suffix('')}.safetensors"
+    old, whole, new = (json.dumps(str(p)) for p in (source, file, target))
+    code = (MERGE % (old, whole) if parts else "") + FLATTEN % (whole, not parts, new)
     return (
-        f"{path} is pickled, and reading a pickle can run any code: where you trust it, {merge}"
-        "load it with torch.load(path, weights_only=True) and write its tensors with safetensors.torch.save_file."
+        f"{path} is pickled, and reading a pickle can run any code, so it is not read. Where you trust it, this makes {target} of its "
+        f"tensors, which can be given instead: `python -c {shlex.quote(code)}`"
     )
 
 
@@ -164,34 +177,12 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def hub(name: str) -> Path:
-    """The local copy of a repository's transformer, fetched where it is not cached; a published variant needs no owner."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
+def download(name: str) -> Path:
+    """The local copy of a repository's transformer; a published variant needs no owner."""
     from prx_lab.variants import VARIANTS
 
     repo = VARIANTS[name].repo if name in VARIANTS else name
-    absent = f"There is no file or folder '{name}' here, "
     if repo.count("/") != 1:
         known = f"nor is it a name on the hub.{nearest(name, VARIANTS)} Published: {', '.join(VARIANTS)}."
-        raise LabError(absent + known)
-    try:
-        folder = Path(snapshot_download(repo, allow_patterns=list(WANTED)))
-    except GatedRepoError:
-        raise LabError(f"{repo} is gated: accept its conditions on its page and log in with `hf auth login`.") from None
-    except RepositoryNotFoundError:
-        raise LabError(f"{absent}and the hub has no public repository {repo}.{nearest(name, VARIANTS)}") from None
-    except HFValidationError:
-        raise LabError(f"{absent}and it is not a valid name on the hub.") from None
-    except LocalEntryNotFoundError:
-        raise LabError(
-            f"{absent}{repo} is not in the hub's local cache, and the hub cannot be reached (no connection, HF_HUB_OFFLINE, or a "
-            "fault of its own): connect once, or give the folder of a local copy."
-        ) from None
-    except OSError as error:  # a refusal of another kind, a full disk
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise LabError(f"The hub's {repo} could not be fetched ({reason}): try again, or give the folder of a local copy.") from None
-    if not any((*folder.glob("*.safetensors"), *folder.glob("transformer/*.safetensors"))):
-        raise LabError(f"The copy of {repo} in the local cache has no transformer weights: connect once, so that they can be fetched.")
-    return folder
+        raise LabError(f"There is no file or folder '{name}' here, {known}")
+    return hub.fetch(repo, WANTED, needed=("*.safetensors", "transformer/*.safetensors"))

@@ -42,9 +42,9 @@ class Cell:
 
     @property
     def common(self) -> tuple[int, ...]:
-        """The seeds that this recipe and the baseline share, where both were measured and finite."""
-        shared = sorted(self.values.keys() & self.base.keys())
-        return tuple(s for s in shared if math.isfinite(self.values[s]) and math.isfinite(self.base[s]))
+        """The seeds in which this recipe and the baseline were measured; none where one is infinite, as the rest would flatter."""
+        shared = tuple(sorted(self.values.keys() & self.base.keys()))
+        return shared if all(math.isfinite(v[s]) for v in (self.values, self.base) for s in shared) else ()
 
     def difference(self) -> tuple[float, float, float]:
         """Mean paired difference to the baseline and its 95 % t interval; no interval (NaN) for one common seed."""
@@ -142,7 +142,7 @@ def build(
         name = runs[0].name if runs else label
         post, post_base = counterpart(name, base_runs[0].name if base_runs else baseline, posts)
         rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base))
-    return Table(scale, shown, tuple(rows), ceiling(shown, used), notes(found, used, rows, shown))
+    return Table(scale, shown, tuple(rows), ceiling(shown, used), notes(found, groups, rows, shown))
 
 
 def choose(found: Sequence[Record], name: str, scale: str) -> dict[str, Runs]:
@@ -183,13 +183,17 @@ def ceiling(shown: Sequence[Metric], used: Sequence[Record]) -> dict[str, float]
     return found
 
 
-def notes(found: Records, used: Sequence[Record], rows: Sequence[Row], shown: Sequence[Metric]) -> tuple[str, ...]:
-    """What a reader must know to read the numbers: evaluation size, judges, machines, and what was left out."""
-    lines = []
+def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown: Sequence[Metric]) -> tuple[str, ...]:
+    """What a reader must know to read the numbers: evaluation size, judges, machines, code, and what was left out."""
+    lines, used = [], [record for runs in groups.values() for record in runs]
     if any(len(row.seeds) > 1 for row in rows):
         lines.append("n: seeds. Value: mean ± sd. Δ: paired difference to the baseline over common seeds [95 % t interval].")
     elif used:
         lines.append("n: seeds. Δ: paired difference to the baseline; one seed gives no interval.")
+    most = max((len(row.seeds) for row in rows if row.is_baseline), default=0)
+    behind = [f"{row.label} ({len(row.seeds)})" for row in rows if 0 < len(row.seeds) < most]
+    if behind:
+        lines.append(f"Fewer than the baseline's {most} seeds: {', '.join(behind)}.")
     sizes = sorted({int(n) for record in used if (n := number(record.eval.get("n"))) >= 1})
     if sizes:
         text = " or ".join(map(str, sizes))
@@ -200,6 +204,26 @@ def notes(found: Records, used: Sequence[Record], rows: Sequence[Row], shown: Se
     machines = sorted({str(record.env.get("device_name", "")) for record in used} - {""})
     if len(machines) > 1:
         lines.append(f"Speeds come from different machines ({', '.join(machines)}): do not compare them.")
+    lines += versions(groups)
     if any(row.post for row in rows):
         lines.append("post: the published row and its change to the published baseline; one run each, other networks, data and scale.")
     return tuple(lines + [f"Skipped: {reason}" for _, reason in found.skipped])
+
+
+def versions(groups: Mapping[str, Runs]) -> list[str]:
+    """Rows whose seeds have different code, and rows whose code is not that of the baseline (the first) at the same seed."""
+    mixed = sorted(label for label, runs in groups.items() if len({code(run) for run in runs}) > 1)
+    base = {run.seed: code(run) for run in next(iter(groups.values()))}
+    other = sorted(label for label, runs in groups.items() if any(code(run) != base.get(run.seed, code(run)) for run in runs))
+    lines = [f"Seeds recorded with different versions of the code: {', '.join(mixed)}. Their speeds do not compare."] * bool(mixed)
+    told = f"Recorded with other code than the baseline's same seed: {', '.join(other)}."
+    told = f"{told} Speeds do not compare, and a small difference may be the code's."
+    return lines + [told] * bool(other)
+
+
+def code(run: Record) -> frozenset[str]:
+    """The commits a run was recorded and, where it took the weights of another run, trained with; "" for one that is not known."""
+    trained = run.env.get("trained")
+    places = [run.env, trained["env"]] if isinstance(trained, dict) and isinstance(trained.get("env"), dict) else [run.env]
+    found = [place.get("git") for place in places]
+    return frozenset(str(git.get("commit", "")) if isinstance(git, dict) else "" for git in found)

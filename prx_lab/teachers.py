@@ -271,22 +271,26 @@ def look(name: str, images: Tensor, grid: int) -> Tensor:
     return teacher.attention(images, grid, int(block)) if mark else teacher.tokens(images, grid)
 
 
+def load_text(name: str, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """A frozen text encoder by name (`lab-t5`, `t5gemma-2b`) or from a local T5Gemma folder, its weights in `dtype`; cached per process."""
+    return _text(name, dtype)
+
+
 @functools.lru_cache(maxsize=8)
-def load_text(name: str) -> TextEncoder:
-    """A frozen text encoder by name (`lab-t5`, `t5gemma-2b`) or from a local T5Gemma folder; cached per process."""
+def _text(name: str, dtype: torch.dtype) -> TextEncoder:
     from prx_lab import published
 
     if name == "lab-t5":
-        return freeze(published.t5gemma(name, zoo.folder(name)))
+        return freeze(published.t5gemma(name, zoo.folder(name), dtype))
     if name == "t5gemma-2b" or Path(name).is_dir():
-        return freeze(published.t5gemma(name, published.fetch(name)))
+        return freeze(published.t5gemma(name, published.fetch(name), dtype))
     known = ["lab-t5", "t5gemma-2b"]
     raise LabError(f"There is no text encoder '{name}'.{nearest(name, known)} Known: {', '.join(known)}, or a local folder.")
 
 
-def reader(recipe: "Recipe") -> TextEncoder:
+def reader(recipe: "Recipe", dtype: torch.dtype = torch.float32) -> TextEncoder:
     """The recipe's text encoder, reading captions as the recipe says; everything that encodes text for a recipe uses this one."""
-    return load_text(recipe.text).reading(recipe.cleaning, recipe.text_tokens)
+    return load_text(recipe.text, dtype).reading(recipe.cleaning, recipe.text_tokens)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from prx_lab import interop
+from prx_lab import hub, interop
 from prx_lab.errors import LabError, nearest
 from prx_lab.flow import scheduler_times
 from prx_lab.listing import Listing
@@ -110,7 +110,7 @@ def sampler(source: str | Path, cleaning: str = "full", dtype: str = "bf16") -> 
     """The sampler of a published variant by name, or of a local folder that holds a pipeline, with its suggested settings.
 
     Its times are those of the pipeline's scheduler, so from the same noise it draws what diffusers' pipeline draws. `dtype` is
-    that of the transformer's weights and products; text encoder and autoencoder stay in float32. A hub name is downloaded once.
+    that of all weights and of the transformer's products. A published name is downloaded once; a folder of that name is ./NAME.
     """
     if dtype not in DTYPES:
         raise LabError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}.")
@@ -118,13 +118,13 @@ def sampler(source: str | Path, cleaning: str = "full", dtype: str = "bf16") -> 
     recipe = settings(where, str(source)).but(cleaning=cleaning, precision=Precision(dtype, dtype))
     model = interop.load(where, dtype=DTYPES[dtype])
     mean = torch.zeros(model.arch.channels, 1, 1)  # a published model does not tell the mean of its training latents
-    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"), mean, scheduler_times)
+    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"), mean, scheduler_times, DTYPES[dtype])
 
 
 def opened(source: str | Path) -> Sampler:
     """The sampler of a run's folder, of a folder that holds a pipeline, or of a published variant by name."""
     path = Path(source).expanduser()
-    if path.is_dir() and not (path / "model_index.json").is_file() and (path / "recipe.json").is_file():
+    if source not in VARIANTS and not (path / "model_index.json").is_file() and (path / "recipe.json").is_file():
         return from_run(path)
     return sampler(source)
 
@@ -132,21 +132,11 @@ def opened(source: str | Path) -> Sampler:
 def folder(source: str | Path) -> Path:
     """Where a pipeline lies: a local folder, or a variant's download from the hub. LabError without either."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and not hub.means_name(source, VARIANTS):
         return path
-    if len(path.parts) > 1 and path.parts[0] != OWNER:
+    if isinstance(source, Path) or "/" in source.removeprefix(f"{OWNER}/"):
         raise LabError(f"There is no folder {source}; give one that holds a pipeline, or a published variant such as prx-512-t2i-sft.")
-    repo = variant(str(source)).repo
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=FILES))
-    except (HfHubHTTPError, OSError, ValueError) as error:  # what the hub's client raises offline, and for what is not there
-        raise LabError(
-            f"'{repo}' is neither in the local cache nor reachable over the network: connect once to download it, or give a "
-            "local folder in place of its name."
-        ) from error
+    return hub.fetch(variant(str(source)).repo, FILES, needed=("model_index.json",))
 
 
 def cached(name: str) -> bool:

@@ -18,7 +18,9 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def handler(repos: Mapping[str, Path], gated: frozenset[str], asked: list[str]) -> type[BaseHTTPRequestHandler]:
+def handler(
+    repos: Mapping[str, Path], refused: Mapping[str, tuple[int, str]], short: bool, asked: list[str]
+) -> type[BaseHTTPRequestHandler]:
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
@@ -30,8 +32,9 @@ def handler(repos: Mapping[str, Path], gated: frozenset[str], asked: list[str]) 
         def answer(self, body: bool) -> None:
             path = self.path.partition("?")[0].removeprefix("/api/models").strip("/")
             repo = "/".join(path.split("/")[:2])
-            if repo in gated:
-                return self.send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."}, body)
+            if repo in refused:
+                status, code = refused[repo]
+                return self.send(status, b"", {"X-Error-Code": code, "X-Error-Message": "Access is restricted."}, body)
             if repo not in repos:
                 return self.send(404, b"", {"X-Error-Code": "RepoNotFound"}, body)
             if "/resolve/" not in path:
@@ -41,7 +44,8 @@ def handler(repos: Mapping[str, Path], gated: frozenset[str], asked: list[str]) 
                 told = json.dumps(tree if "/tree/" in path else about).encode()
                 return self.send(200, told, {"Content-Type": "application/json"}, body)
             data = (repos[repo] / path.split("/resolve/")[1].partition("/")[2]).read_bytes()
-            self.send(200, data, {"ETag": f'"{digest(data)}"', "X-Repo-Commit": COMMIT}, body)
+            told = {"ETag": f'"{digest(data)}"', "X-Repo-Commit": COMMIT}
+            self.send(200, data[: len(data) // 2] if short and body else data, told, body)
 
         def send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
             self.send_response(status)
@@ -57,11 +61,19 @@ def handler(repos: Mapping[str, Path], gated: frozenset[str], asked: list[str]) 
     return Hub
 
 
+GATED = (403, "GatedRepo")  # a status and the hub's own word for it
+
+
 @contextmanager
-def serve(repos: Mapping[str, Path], cache: Path, patch: pytest.MonkeyPatch, gated: tuple[str, ...] = ()) -> Iterator[list[str]]:
-    """Serve `repos` {name: folder} and refuse `gated` ones; the client sees nothing else. Yields the paths that were fetched."""
+def serve(
+    repos: Mapping[str, Path], cache: Path, patch: pytest.MonkeyPatch, refused: Mapping[str, tuple[int, str]] = {}, short: bool = False
+) -> Iterator[list[str]]:
+    """Serve `repos` {name: folder}, answer for `refused` ones as told, and half of every file if `short`; the client sees nothing else.
+
+    Yields the paths that were fetched.
+    """
     asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(repos, frozenset(gated), asked))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(repos, refused, short, asked))
     Thread(target=server.serve_forever, daemon=True).start()
     patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}")

@@ -66,14 +66,19 @@ def pipeline(vae: str = "kl", size: int = 32, seed: int = 0):
     return made
 
 
-def save(made, folder: Path) -> Path:
-    """Write a pipeline as the published ones are stored: the text encoder with the composite configuration of its family."""
+def save(made, folder: Path, nested: bool = True) -> Path:
+    """Write a pipeline in the published layout, with the class of its text encoder where diffusers has it.
+
+    The published repositories could not be looked into here, so the text encoder's configuration may be either: `nested` in that of a
+    whole T5Gemma, or flat, the encoder's own, as diffusers' converter writes it.
+    """
     from prx_lab.pretrain.text import encoder_config
 
     made.save_pretrained(folder, safe_serialization=True)
-    config = encoder_config()
-    config.architectures = ["T5GemmaEncoder"]
-    config.save_pretrained(folder / "text_encoder")
+    if nested:
+        config = encoder_config()
+        config.architectures = ["T5GemmaEncoder"]
+        config.save_pretrained(folder / "text_encoder")
     index = json.loads((folder / "model_index.json").read_text())
     index["text_encoder"] = ["prx", "T5GemmaEncoder"]  # transformers does not export the class; diffusers' pipeline module does
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))

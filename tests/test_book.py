@@ -1,13 +1,19 @@
 """The book lists every page once, cites what it knows, and takes its numbers from records."""
 
+import json
 import re
 import sys
+import tomllib
 from fnmatch import fnmatch
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from docutils import nodes
+from docutils.utils import new_document
 
 from tests.made_up import write_run
 
@@ -15,13 +21,23 @@ ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
 sys.path.insert(0, str(BOOK / "_ext"))
 
+import prx_alt  # noqa: E402
 import prx_api  # noqa: E402
 import prx_book  # noqa: E402
+import prx_cite  # noqa: E402
+import prx_methods  # noqa: E402
 import prx_results  # noqa: E402
 
+from prx_lab.flow import T_MIN  # noqa: E402
+from prx_lab.gallery import Gallery  # noqa: E402
+from prx_lab.posts import published  # noqa: E402
+from prx_lab.recipe import SCALES  # noqa: E402
+from prx_lab.recipes import PUBLISHED, RECIPES  # noqa: E402
 from prx_lab.record import records  # noqa: E402
 from prx_lab.table import Table  # noqa: E402
+from prx_lab.terms import REPA  # noqa: E402
 
+METHODS = prx_methods.entries(BOOK / "methods.yml")
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -51,13 +67,134 @@ def test_toc_lists_existing_files_and_every_notebook_once():
         assert sum(fnmatch(f"notebooks/{name}", entry.get("glob", "")) for entry in chapters()) == 1, f"{name} is not in the book"
 
 
+def test_every_page_of_the_folder_is_in_the_book():
+    assert {path.stem for path in BOOK.glob("*.md")} == {entry["file"] for entry in chapters() if "file" in entry}
+
+
+# ------------------------------------------------------------------------------------------ bibliography
+ENTRIES = re.findall(r"^@\w+\{([^,]+), (.*)\}$", (BOOK / "references.bib").read_text(), re.MULTILINE)
+ARXIV = re.compile(r"(?<![\d.])(?:0[7-9]|1\d|2\d)(?:0[1-9]|1[0-2])\.\d{5}(?!\d)")
+
+
+@pytest.mark.parametrize(("key", "fields"), ENTRIES, ids=[key for key, _ in ENTRIES])
+def test_an_entry_says_who_what_when_and_where(key, fields):
+    names = dict(re.findall(r"(\w+) = \{(.+?)\}(?=, \w+ = |$)", fields))
+    assert {"author", "title", "year"} <= names.keys() and re.fullmatch(r"20\d\d|1\d{3}", names["year"])
+    assert names.get("url", "").startswith("https://") or names["note"].startswith("Report")
+    if "arxiv.org" in names.get("url", ""):
+        (number,) = ARXIV.findall(names["url"])
+        assert 0 <= int(names["year"]) - 2000 - int(number[:2]) <= 2, "published within two years after the preprint, and not before it"
+
+
+def test_no_paper_is_listed_twice():
+    urls = re.findall(r"url = \{([^}]+)\}", (BOOK / "references.bib").read_text())
+    assert len(urls) == len(set(urls)) and len(ENTRIES) == (BOOK / "references.bib").read_text().count("\n@") + 1
+
+
+def test_every_preprint_that_is_named_is_in_the_bibliography():
+    known = set(ARXIV.findall((BOOK / "references.bib").read_text()))
+    named = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "prx_lab").rglob("*.py"), *BOOK.glob("*.md")]
+    for path in named:
+        text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text(encoding="utf-8"))
+        numbers = set(re.findall(rf"(?i)arxiv[^\w]*(?:\.org/abs/)?({ARXIV.pattern})", text))
+        assert numbers <= known, f"{path.name}: {numbers - known}"
+
+
 def test_every_citation_is_known():
-    known = re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.MULTILINE)
+    known = [key for key, _ in ENTRIES]
     assert len(known) == len(set(known))
     pages = [*BOOK.glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    assert {key for method in METHODS for key in method["cite"].split(",")} <= set(known)
     for page in pages:
         for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", page.read_text()):
             assert set(map(str.strip, keys.split(","))) <= set(known), page.name
+
+
+# --------------------------------------------------------------------------------------------- new pages
+@pytest.mark.parametrize("method", METHODS, ids=[method["name"] for method in METHODS])
+def test_a_method_names_what_exists_and_types_no_number_of_ours(method):
+    assert (ROOT / f"{method['page']}.ipynb").exists() and set(method["recipes"]) <= (RECIPES | PUBLISHED).keys()
+    for what, _, _, ours in method["rows"]:
+        typed = re.sub(r"`[^`]*`", "", prx_methods.PLACE.sub("", ours))
+        assert not re.search(r"(?<![\w-])\d", typed), f"{what}: {ours}"
+        assert "{" not in prx_methods.filled(ours)
+
+
+def test_every_row_of_the_post_and_every_recipe_is_among_the_methods():
+    treated = prx_methods.pages(BOOK / "methods.yml")
+    assert {row.recipe for row in published() if row.recipe} <= treated.keys()
+    assert RECIPES.keys() == treated.keys(), "give a new recipe its place in book/methods.yml"
+
+
+def test_our_column_is_what_the_code_says():
+    assert prx_methods.filled("{repa:terms[1].weight} of {prx_lab.flow:T_MIN}") == f"{REPA().weight:g} of {T_MIN:g}"
+    assert prx_methods.filled("{baseline@gpu:scale.images}") == f"{SCALES['gpu'].images:,}"
+    for wrong in ("{repa:terms[1].wieght}", "{rapa:clip}"):
+        with pytest.raises(KeyError):
+            prx_methods.filled(wrong)
+
+
+def test_every_recipe_stands_in_the_table_of_diffs():
+    page = prx_methods.recipes_table()
+    lines = dict(re.findall(r"^\| `([\w.-]+)` \| (.*) \|$", page, re.MULTILINE))
+    assert lines.keys() == RECIPES.keys() and lines["baseline"] == "nothing" and lines["x-pred"] == '`predict = "x"`'
+    assert lines["repa-stop"] == '`+ REPA(teacher="lab-dino-dense")`; from 0.6 of the steps: `− REPA`'
+
+
+def test_glossary_terms_are_many_and_each_is_explained():
+    body = (BOOK / "glossary.md").read_text().split(":::{glossary}\n:sorted:\n")[1]
+    terms = re.findall(r"^(\S.*)\n  \S", body, re.MULTILINE)
+    assert len(terms) >= 40 and len(terms) == len({term.lower() for term in terms})
+    assert set(re.findall(r"\{term\}`([^`]+)`", body)) <= set(terms)
+
+
+# ----------------------------------------------------------------------------------------------- citation
+def test_citation_file_is_whole_and_says_what_the_package_says():
+    cff, project = prx_cite.citation(ROOT / "CITATION.cff"), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= cff.keys() and cff["cff-version"] == "1.2.0"  # required by the format
+    known = {"abstract", "authors", "cff-version", "contact", "date-released", "doi", "keywords", "license", "message", "references"}
+    assert cff.keys() <= known | {"repository-code", "title", "type", "url", "version"} and cff["type"] == "software"
+    assert (str(cff["version"]), cff["license"]) == (project["version"], project["license"])
+    assert re.search(rf"(?m)^(To be {cff['version']},|## \[{cff['version']}\])", (ROOT / "CHANGELOG.md").read_text())
+
+
+def test_citation_in_bibtex_and_in_words():
+    cff = {"title": "A bench", "version": "1.2", "date-released": "2027-03-01", "doi": "10.1/x", "license": "MIT"}
+    cff["authors"] = [{"given-names": "Ada", "family-names": "B."}, {"name": "The others"}]
+    entry = prx_cite.bibtex(cff)
+    assert "author = {{Ada B.} and {The others}}" in entry and "year = {2027}" in entry and "url" not in entry
+    assert prx_cite.plain(cff) == "Ada B., The others (2027). *A bench*, version 1.2. 10.1/x"
+    assert "year" not in prx_cite.bibtex(cff | {"date-released": ""})
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+def bundle(words: str, alt: str = "") -> tuple[nodes.document, nodes.image]:
+    """An output as the book reads it: a picture and its text form, side by side."""
+    image = nodes.image(uri="a.png", alt=alt) if alt else nodes.image(uri="a.png")
+    drawn, said = nodes.container("", image, mime_type="image/png"), nodes.container("", nodes.literal_block(words, words))
+    said["mime_type"] = "text/plain"
+    both = nodes.container("", drawn, said, nb_element="mime_bundle")
+    document = new_document("page")
+    document += both
+    return document, image
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "alt", "drawn"),
+    [
+        ("fid against step: baseline n=3", "", "fid against step: baseline n=3", True),
+        ("grid of 6 images, 32 x 32 pixels", "", "grid of 6 images, 32 x 32 pixels", False),
+        ("Samples: 6 images\n  0: a cone", "", "Samples: 6 images", False),
+        (repr(Gallery({"a": np.zeros((8, 4, 4, 3), np.uint8)})), "", "1 row of 8 images, 4 x 4 pixels: a", False),
+        (repr(Gallery(dict.fromkeys("ab", np.zeros((1, 4, 4, 3), np.uint8)))), "", "2 rows of 1 image, 4 x 4 pixels: a, b", False),
+        ("<Figure size 1056x209 with 6 Axes>", "six clouds", "six clouds", True),
+        ("<Figure size 1056x209 with 6 Axes>", "", "", True),
+    ],
+)
+def test_a_picture_has_the_words_of_its_output(words, given, alt, drawn):
+    document, image = bundle(words, given)
+    prx_alt.describe_pictures(None, document)
+    assert image["alt"] == alt and ("prx-plot" in image["classes"]) == drawn
 
 
 # ------------------------------------------------------------------------------------------------ mirror
@@ -80,7 +217,8 @@ def test_mirror_copies_updates_and_deletes(tmp_path):
 # ----------------------------------------------------------------------------------------------- results
 def test_without_records_the_page_says_so():
     assert "No runs are recorded" in prx_results.number_cards((), Path("results"))
-    assert "No runs are recorded" in prx_results.scoreboards((), Path("results"))
+    assert "No runs are recorded" in prx_results.scoreboards((), Path("results"), {})
+    assert "No runs are recorded" in prx_results.example((), Path("results"))
 
 
 def test_cards_and_board_carry_the_recorded_numbers(tmp_path):
@@ -92,13 +230,36 @@ def test_cards_and_board_carry_the_recorded_numbers(tmp_path):
     fid = {row.label: table.metrics[0].show(row.cells["fid"].mean) for row in table.rows}
     cards = prx_results.number_cards(found, tmp_path)
     assert f"{fid['baseline']} → {fid['repa']}" in cards and "lab-FID" in cards
-    board = prx_results.scoreboards(found, tmp_path)
+    board = prx_results.scoreboards(found, tmp_path, {"repa": "notebooks/10_repa"})
     assert all(number in board for number in fid.values())
+    assert '<a href="notebooks/10_repa.html">repa</a>' in board and "<a" not in board.partition("repa")[0]
+
+
+def test_what_columns_are_sorted_by_is_what_they_show(tmp_path):
+    for name, fids in (("baseline", (21.0, 22.0)), ("repa'<", (18.0,))):
+        for seed, fid in enumerate(fids):
+            write_run(tmp_path, name, seed, fid, scale="cpu")
+    table, page = Table.of("cpu", root=tmp_path), prx_results.board("cpu", tmp_path, {"sprint": "notebooks/30_token_routing"})
+    keys = [json.loads(unescape(text)) for text in re.findall(r"data-keys='(.*?)'", page)]
+    assert [key[0] for key in keys] == [row.label for row in table.rows] and keys[0][1:3] == [2, 21.5]
+    heads = re.findall(r'<th scope="col">', page)
+    assert all(len(key) == len(heads) for key in keys) and keys[0][4] is None  # no DINO-MMD was measured
+    bodies = re.findall(r"<tbody.*?</tbody>", page, re.DOTALL)
+    assert len(bodies) == 2 and all("prx-run" in body for body in bodies) and "prx-ceiling" in page.partition("<tfoot>")[2]
+    assert all(len(re.findall("<t[hd]", row)) == len(heads) for row in re.findall("<tr class.*?</tr>", page))
+    assert page.count("repa&#x27;&lt; (1)") == 1 and "1 recipe has no run at this scale" in page
+
+
+def test_scales_are_those_of_the_package():
+    lines = prx_results.scales_table().splitlines()[2:]
+    assert [line.split("`")[1] for line in lines] == list(SCALES)
 
 
 # --------------------------------------------------------------------------------------------------- API
 def test_every_public_module_is_on_the_api_page():
     page = prx_api.api_page(ROOT / "prx_lab")
+    more = page.partition("## More")[2]
+    assert not more, f"give these modules a group in book/_ext/prx_api.py: {re.findall('### `(.*)`', more)}"
     for name, path in prx_api.modules(ROOT / "prx_lab").items():
         assert page.count(f".. automodule:: {name}\n") == prx_api.is_page(path)
 

@@ -10,7 +10,7 @@ from prx_lab.recipes import PUBLISHED, RECIPES
 from prx_lab.record import name_of, run_folder
 from tests.made_up import write_run
 
-COMMANDS = ("run", "table", "sample", "export", "pretrain", "variants", "encode", "recipes", "cost", "doctor")
+COMMANDS = ("run", "grid", "table", "sample", "export", "pretrain", "variants", "encode", "recipes", "cost", "doctor")
 
 
 @pytest.fixture(autouse=True)

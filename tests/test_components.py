@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import pytest
@@ -123,8 +124,33 @@ def test_eight_bits_need_a_gpu(stored):
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_eight_bits_need_bitsandbytes(stored, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(LabError, match="pip install bitsandbytes"):
+    with pytest.raises(LabError, match="needs bitsandbytes 0.48 or later, and it is not installed: `pip install 'bitsandbytes>=0.48'`"):
         components.transformer(stored[1], "8-bit")
+
+
+@pytest.mark.parametrize("found, enough", [("0.47.0", False), ("0.48.0", True), ("0.100.1", True), ("0.48.0.dev0", False)])
+def test_versions_are_compared_as_versions(found, enough, tmp_path, monkeypatch):
+    """Of a distribution that is really there, though it holds nothing but its name and version."""
+    (tmp_path / "prx_test_thing.dist-info").mkdir()
+    (tmp_path / "prx_test_thing.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: prx-test-thing\nVersion: {found}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if enough:
+        return components.require("prx-test-thing", "0.48", "The transformer in 8 bits")
+    with pytest.raises(LabError, match=f"in 8 bits needs prx-test-thing 0.48 or later, and {found} is installed: `pip install"):
+        components.require("prx-test-thing", "0.48", "The transformer in 8 bits")
+
+
+def test_diffusers_asks_for_no_later_versions():
+    """What is required is what the installed diffusers compares with, or more."""
+    import inspect
+
+    from diffusers.pipelines import pipeline_utils
+    from packaging.version import Version
+
+    source = inspect.getsource(pipeline_utils.DiffusionPipeline)
+    for library, lowest in components.BITS8_NEEDS.items():
+        compared = re.findall(rf'is_{library}_version\("<", "([^"]+)"\)', source)
+        assert compared and max(map(Version, compared)) <= Version(lowest)
 
 
 @NO_GPU
@@ -165,7 +191,7 @@ def test_a_gated_repository_is_told_apart_from_no_network(tmp_path, monkeypatch)
     import hub
 
     gated = "google/t5gemma-2b-2b-ul2"
-    with hub.serve({}, tmp_path, monkeypatch, gated=(gated,)), pytest.raises(LabError, match=f"{gated} is gated: accept its conditions"):
+    with hub.serve({}, tmp_path, monkeypatch, {gated: hub.GATED}), pytest.raises(LabError, match=f"{gated} is gated: accept"):
         components.tokenizer("t5gemma-2b")
 
 
@@ -183,7 +209,7 @@ def test_an_unknown_name_without_a_hub_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(LabError, match="mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers is neither in the hub's cache nor reachable"):
+    with pytest.raises(LabError, match="mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers is not, or not wholly, in the hub's local cache"):
         components.vae("dc-ae")
 
 

@@ -1,9 +1,7 @@
 """Checkpoints in and out, against diffusers' own class and files; refusals by their sentence."""
 
 import json
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
@@ -120,12 +118,56 @@ def test_the_original_framework_s_keys_load(tmp_path, prefix, norm):
     state = original(upstream.state_dict(), prefix, norm)
     assert not any("attention." in key for key in state)
     if prefix:  # a training state holds more than the denoiser
-        state |= {f"{prefix.replace('denoiser', 'ema_denoiser.model')}txt_in.weight": torch.ones(1), "state.step": torch.tensor(3)}
+        state |= {f"{prefix.replace('denoiser', 'text_tower')}txt_in.weight": torch.ones(1), "state.step": torch.tensor(3)}
     save_file(state, tmp_path / "step-9.safetensors")
     ours = interop.load(tmp_path / "step-9.safetensors", arch=ARCH)
     assert same(ours.state_dict(), dict(upstream.state_dict()))
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in upstream.config.items() if k[0] != "_"}))
     assert same(PRX.from_pretrained(tmp_path).state_dict(), ours.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["denoiser.", "model.denoiser.", "state.model.denoiser."])
+def test_of_an_original_training_state_the_average_is_taken(tmp_path, prefix):
+    trained, file = theirs().state_dict(), tmp_path / "ep1.safetensors"
+    average = {k: 0.5 * v for k, v in trained.items()}
+    flag = prefix.replace("denoiser.", "ema_denoiser._is_active")
+    state = original(trained, prefix) | original(average, prefix.replace("denoiser.", "ema_denoiser.model."))
+    save_file(state, file)
+    assert same(interop.load(file, arch=ARCH).state_dict(), average)
+    assert same(interop.load(file, arch=ARCH, averaged=False).state_dict(), dict(trained))
+    for begun, wanted in ((True, average), (False, trained)):  # until it has begun, an average is the weights at the start
+        save_file(state | {flag: torch.tensor(begun)}, file)
+        assert same(interop.load(file, arch=ARCH).state_dict(), dict(wanted))
+    save_file(original(trained, prefix) | {flag: torch.tensor(False)}, file)  # trained without one
+    assert same(interop.load(file, arch=ARCH).state_dict(), dict(trained))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("kind", ["file", "parts"])
+@pytest.mark.parametrize("place", ["plain", "a $(touch hacked) 'quoted\" ünd"])
+def test_the_advice_on_a_pickle_works(tmp_path, kind, place):
+    """What the refusal says is run as it stands, on a nested training state with tied, transposed and other things in it."""
+    import shlex
+
+    import torch.distributed.checkpoint as dcp
+
+    (tmp_path := tmp_path / place).mkdir()
+    trained = theirs().state_dict()
+    model = {f"denoiser.{k}": v for k, v in original(trained).items()} | {"loss.weight": trained["txt_in.weight"].T}
+    state = {"state": {"model": model, "optimizers": {"step": 3, "exp_avg": {"0": trained["txt_in.weight"]}}}, "note": "nested"}
+    if kind == "file":
+        torch.save(state, given := tmp_path / "ep1-rank0.pt")
+    else:
+        dcp.save(state, checkpoint_id=(given := tmp_path / "ep1"), no_dist=True)
+    with pytest.raises(LabError, match="is pickled, and reading a pickle can run any code") as told:
+        PRX.from_pretrained(given)
+    assert "\n" not in str(told.value)
+    program, option, code = shlex.split(str(told.value).split("`")[1])
+    assert (program, option) == ("python", "-c")
+    exec(code, {})
+    made = str(told.value).partition("this makes ")[2].split(" of its")[0]
+    assert made == str(tmp_path / "ep1-rank0.safetensors" if kind == "file" else tmp_path / "ep1.safetensors")
+    assert same(interop.load(made, arch=ARCH).state_dict(), dict(trained))
 
 
 def test_a_run_folder_loads_as_what_it_samples_from(tmp_path):
@@ -156,7 +198,7 @@ def test_a_cached_name_loads_offline(tmp_path, monkeypatch):
     for name in ("Photoroom/prx-256-t2i", "prx-256-t2i"):
         assert same(PRX.from_pretrained(name).state_dict(), dict(upstream.state_dict()))
     (home / "snapshots" / commit / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(LabError, match="local cache has no transformer weights: connect once"):
+    with pytest.raises(LabError, match="hub's cache has none of .*transformer/.*: connect once"):
         PRX.from_pretrained("prx-256-t2i")
 
 
@@ -243,8 +285,8 @@ def broken(kind: str):
         "header": (lambda f: (f / file).write_bytes(b"\xff" * 40), "cannot be read as safetensors"),
         "empty": (lambda f: (f / file).unlink(), r"holds no \*.safetensors: give a diffusers"),
         "two": (lambda f: (f / file).rename(f / "a.safetensors") and save_file({}, f / "b.safetensors"), "holds 2 safetensors files"),
-        "bin": (lambda f: (f / file).rename(f / "diffusion_pytorch_model.bin"), "is pickled, .* torch.load.*weights_only=True.*save_file"),
-        "dcp": (lambda f: (f / file).rename(f / ".metadata"), "is pickled, .*dcp_to_torch_save, load it"),
+        "bin": (lambda f: (f / file).rename(f / "diffusion_pytorch_model.bin"), "is pickled, .*save_file.*torch.load.*weights_only=True"),
+        "dcp": (lambda f: (f / file).rename(f / ".metadata"), "is pickled, .*dcp_to_torch_save.*save_file"),
         "json": (lambda f: (f / config).write_text("{"), "config.json cannot be read as JSON"),
         "list": (lambda f: (f / config).write_text("[]"), "does not hold a JSON object"),
         "depth": (rewrite(depth=4), r"lacks 'blocks.3.*\(11 missing\)"),
@@ -334,7 +376,7 @@ def test_a_run_without_weights_or_with_damaged_ones_is_refused(tmp_path):
         ("prx-512-t2i-stf", "nor is it a name on the hub. Did you mean 'prx-512-t2i-sft'?"),
         ("a/b/c", "nor is it a name on the hub"),
         ("bad name/x", "not a valid name on the hub"),
-        ("Photoroom/prx-1024-t2i-beta", "not in the hub's local cache, and the hub cannot be reached"),
+        ("Photoroom/prx-1024-t2i-beta", "in the hub's local cache, and the hub cannot be reached"),
     ],
 )
 def test_names_that_lead_nowhere(tmp_path, monkeypatch, name, sentence):
@@ -345,36 +387,3 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch, name, sentence):
     with pytest.raises(LabError) as told:
         PRX.from_pretrained(name)
     assert sentence in str(told.value)
-
-
-@pytest.mark.parametrize(
-    "status, code, sentence",
-    [(403, "GatedRepo", "is gated: accept its conditions"), (404, "RepoNotFound", "the hub has no public repository"),
-     (500, "", "the hub cannot be reached .* connect once")],
-)  # fmt: skip
-def test_a_hub_that_refuses(tmp_path, monkeypatch, status, code, sentence):
-    from huggingface_hub import constants
-
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_GET
-
-        def log_message(self, *words):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    try:
-        with pytest.raises(LabError, match=sentence):
-            PRX.from_pretrained("Photoroom/prx-512-t2i")
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -36,7 +36,7 @@ def test_a_gallery_holds_every_image_once_and_labels_are_escaped():
     uri = html.split('src="')[1].split('"')[0]
     strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
     assert strip.shape == (16, 3 * 16 + 2 * GAP, 3)
-    assert "3 images, 16 x 16 pixels: a <b>, c" in repr(Gallery(rows))
+    assert repr(Gallery(rows)) == "2 rows of 3 images, 16 x 16 pixels: a <b>, c"
 
 
 def test_a_gallery_refuses_ragged_rows():

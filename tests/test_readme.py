@@ -6,8 +6,10 @@
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from prx_lab.cli import app
 from prx_lab.record import records
 from prx_lab.table import markdown_table
 
@@ -29,17 +31,20 @@ def test_scoreboard_is_the_recorded_one():
     assert text == with_scoreboard(text), "run `python tests/test_readme.py`"
 
 
-def test_pictures_and_links_exist():
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_pictures_links_and_commands_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
-    assert any(target.endswith(".png") for target in targets)
+    assert targets
     for target in targets:
         assert target.startswith("https://") or (ROOT / target).exists(), target
+    commands = " ".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    assert set(re.findall(r"make (\w+)", commands)) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"prx-lab (\w+)", commands)) <= {command.callback.__name__ for command in app.registered_commands}
 
 
-def test_commands_exist():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make (\w+)", " ".join(re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)))) <= targets
+def test_the_picture_of_the_first_page_exists():
+    assert HERO.relative_to(ROOT).as_posix() in README.read_text(encoding="utf-8") and HERO.exists()
 
 
 def hero() -> Image.Image:

@@ -110,7 +110,7 @@ def test_errors_say_what_to_do(tmp_path, images, kl, monkeypatch):
 def test_real_ones_without_a_network(name, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(LabError, match="give a local folder in place of its name"):
+    with pytest.raises(LabError, match="connect once, or give the folder of a local copy"):
         load_space(name)
 
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
+from prx_lab.findings import detectables
 from prx_lab.record import write_json
 from prx_lab.table import Table, markdown_table
 from tests.made_up import write_run
@@ -77,11 +78,16 @@ def test_a_table_without_any_record_says_so(tmp_path):
         assert "baseline: no runs recorded" in form(Table.of("gpu", root=tmp_path))
 
 
+def fall(before, goal, after):
+    """The share of the way from `before` to `after` at which `goal` lies, in logarithms."""
+    return math.log(before / goal) / math.log(before / after)
+
+
 def test_seconds_to_the_baselines_quality(root):
-    # the baseline of seed 0 falls from 40 to 20 in 100 s; a variant that ends at 17 passes 20 at 85 s
+    # the baseline of seed 0 falls from 40 to 20 in 100 s; a variant that ends at 17 passes 20 between its last two points
     data = Table.of("cpu", root=root).to_pandas().set_index(["recipe", "metric"])
     assert data.loc[("repa", "seconds_to_baseline")].n == 2
-    assert data.loc[("repa", "seconds_to_baseline")]["mean"] == pytest.approx((85 + 80) / 2)
+    assert data.loc[("repa", "seconds_to_baseline")]["mean"] == pytest.approx(75 + 25 * (fall(27, 20, 17) + fall(28, 22, 18) - 1))
     write_run(root, "tread", 0, 30.0)
     assert "0 of 1 reach it" in line(Table.of("cpu", root=root), "tread")
 
@@ -117,6 +123,14 @@ def test_what_makes_numbers_incomparable_is_said(root):
     assert "Skipped: cpu/repa-0123abcd/seed9/env.json is missing" in text
 
 
+def test_a_row_without_its_seeds_says_so(root):
+    write_run(root, "tread", 0, 30.0)
+    note = next(n for n in Table.of("cpu", recipes=["repa", "tread", "irepa"], root=root).notes if "seeds:" in n)
+    assert note == "Fewer than the baseline's 3 seeds: tread (1)."
+    assert line(Table.of("cpu", root=root), "tread").split()[1] == "1"
+    assert "Fewer" not in repr(Table.of("cpu", recipes=["repa"], root=root))
+
+
 def test_html_and_markdown_hold_the_same_numbers(root):
     table = Table.of("cpu", root=root)
     for form in (table.markdown(), table._repr_html_()):
@@ -148,3 +162,37 @@ def test_a_shown_value_reads_back(value):
         assert float(shown.replace("−", "-")) == pytest.approx((100 if metric.percent else 1) * value, abs=0.5 * 10**-metric.digits + 1e-6)
         assert not shown.lstrip("+−").strip("0.") == "" or shown[0] not in "+−"
         assert metric.show(math.nan) == "–"
+
+
+def test_seeds_of_different_versions_of_the_code_are_told(root):
+    other = "Recorded with other code than the baseline's same seed: repa."
+    note = "Seeds recorded with different versions of the code: repa. Their speeds do not compare."
+    assert note not in repr(Table.of("cpu", root=root))
+    (folder,) = (root / "cpu").glob("repa-*/seed0")
+    write_json(folder / "env.json", {"python": "3", "git": {"commit": "another"}})
+    assert note in repr(Table.of("cpu", root=root)) and other in repr(Table.of("cpu", root=root))
+
+
+def test_code_that_differs_from_the_baselines_is_told_also_of_weights_that_were_taken_over(root):
+    """Every row has one version of its own code; only the weights of the second were trained with another."""
+    told = "Recorded with other code than the baseline's same seed: "
+    git = {"git": {"commit": "a"}}
+    for name in ("baseline", "repa"):
+        for folder in (root / "cpu").glob(f"{name}-*/seed*"):
+            write_json(folder / "env.json", {"python": "3", **git})
+    assert told not in repr(Table.of("cpu", root=root))
+    for folder in (root / "cpu").glob("repa-*/seed*"):
+        write_json(folder / "env.json", {"python": "3", **git, "trained": {"run": "x", "env": {"git": {"commit": "b"}}}})
+    text = repr(Table.of("cpu", root=root))
+    assert told + "repa." in text and "Seeds recorded with different" not in text
+
+
+def test_a_seed_that_never_arrives_leaves_no_difference_over_the_others(root):
+    for seed, fid in {0: 17.0, 1: 30.0}.items():
+        write_run(root, "tread", seed, fid)
+    data = Table.of("cpu", root=root).to_pandas().set_index(["recipe", "metric"])
+    row = data.loc[("tread", "seconds_to_baseline")]
+    assert row.n == 2 and row.common == 0 and math.isnan(row.difference) and data.loc[("tread", "fid")].common == 2
+    assert "1 of 2 reach it" in line(Table.of("cpu", root=root), "tread")
+    with pytest.raises(LabError, match="nothing can be said about seeds"):
+        detectables(Table.of("cpu", ["tread"], metrics=["seconds_to_baseline"], root=root))

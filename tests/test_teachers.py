@@ -242,7 +242,7 @@ def test_offline_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(LabError, match="neither in the local cache nor reachable") as error:
+    with pytest.raises(LabError, match="not, or not wholly, in the hub's local cache") as error:
         published.fetch("dinov2-b")
     assert str(error.value).count(". ") == 0
 

@@ -115,11 +115,37 @@ def test_a_folder_named_after_a_variant_has_its_suggestions(tmp_path):
 def test_bf16_is_near_and_stored_so(stored):
     _, folder = stored
     half, full = variants.sampler(folder), variants.sampler(folder, dtype="fp32")
-    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    for part in ("model", "encoder", "space"):
+        assert {p.dtype for p in getattr(half, part).parameters()} == {torch.bfloat16}, part
+        assert {p.dtype for p in getattr(full, part).parameters()} == {torch.float32}, "what is cached is not changed"
     a, b = half(PROMPTS, steps=2), full(PROMPTS, steps=2)
     assert 0 < (a - b).abs().mean() < 0.05
     with pytest.raises(LabError, match="use one of fp32, bf16"):
         variants.sampler(folder, dtype="fp16")
+
+
+def test_in_bf16_the_words_are_read_as_the_pipeline_reads_them(stored):
+    """Against transformers' own loader: the network is made in bf16, not rounded afterwards, and a float32 one stays what it is."""
+    from prx_lab import components
+
+    _, folder = stored
+    ids = torch.tensor([[2, 7, 9, 1, 3]])
+    for dtype in ("bf16", "fp32"):
+        ours, theirs = variants.sampler(folder, dtype=dtype).encoder.network, components.text_encoder(folder, dtype)
+        assert torch.equal(*(network(input_ids=ids).last_hidden_state for network in (ours, theirs)))
+
+
+def test_a_text_encoder_s_configuration_may_be_flat_or_nested(stored, tmp_path):
+    from prx_lab import components
+
+    made, folder = stored
+    flat = standin.save(made, tmp_path / "flat", nested=False)
+    kinds = [json.loads((at / "text_encoder" / "config.json").read_text())["model_type"] for at in (folder, flat)]
+    assert kinds == ["t5gemma", "t5_gemma_module"]
+    tokens = [variants.sampler(at, dtype="fp32").text(PROMPTS).tokens for at in (folder, flat)]
+    assert torch.equal(*tokens) and tokens[0].std() > 0
+    weights = [components.text_encoder(at, "fp32").state_dict() for at in (folder, flat)]
+    assert weights[0].keys() == weights[1].keys() and all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
 def test_cleaning_can_be_switched_off(stored):
@@ -155,7 +181,7 @@ def test_a_name_is_downloaded_and_sampled(stored, tmp_path, monkeypatch):
         for name in ("prx-512-t2i-sft", "Photoroom/prx-512-t2i-sft"):
             downloaded = variants.sampler(name, dtype="fp32")
             assert torch.equal(downloaded(PROMPTS, steps=2), variants.sampler(folder, dtype="fp32")(PROMPTS, steps=2))
-        with pytest.raises(LabError, match="'Photoroom/prx-512-t2i' is neither in the local cache nor reachable"):
+        with pytest.raises(LabError, match="the hub has no public repository Photoroom/prx-512-t2i"):
             variants.sampler("prx-512-t2i")
 
 
@@ -164,7 +190,7 @@ def test_without_a_hub_a_name_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(LabError, match="'Photoroom/prx-512-t2i' is neither in the local cache nor reachable"):
+    with pytest.raises(LabError, match="Photoroom/prx-512-t2i is not, or not wholly, in the hub's local cache"):
         variants.sampler("prx-512-t2i")
 
 
@@ -186,12 +212,28 @@ def test_the_command_draws_from_a_folder(stored, tmp_path, capsys):
         (["sample", "prx-512-t2i-stf", "a cube"], "Did you mean 'prx-512-t2i-sft'?"),
         (["sample", "prx-512-t2i", "a cube", "--scale", "cpu"], "has its own settings"),
         (["sample", "no/such/folder", "a cube"], "There is no folder no/such/folder"),
+        (["sample", "./prx-512-t2i", "a cube"], "There is no folder ./prx-512-t2i"),
     ],
 )
 def test_bad_names_are_one_sentence(words, said, capsys):
     assert cli.call(words) == 2
     shown = capsys.readouterr().err
     assert said in shown and shown.count("\n") == 1
+
+
+def test_cleaning_is_an_option(stored, tmp_path, capsys):
+    from PIL import Image
+
+    def drawn(prompt: str, *words: str) -> bytes:
+        out = tmp_path / "out.png"
+        assert cli.call(["sample", str(stored[1]), prompt, "--steps", "1", "--out", str(out), *words]) == 0
+        return Image.open(out).tobytes()
+
+    assert drawn("a red cube") == drawn("a #red* [cube]") == drawn("a #red* [cube]", "--cleaning", "full")
+    assert drawn("a #red* [cube]", "--cleaning", "none") != drawn("a red cube") == drawn("a red cube", "--cleaning", "none")
+    capsys.readouterr()
+    assert cli.call(["sample", str(stored[1]), "a cube", "--cleaning", "some"]) == 2
+    assert "full" in capsys.readouterr().err
 
 
 def test_a_size_is_height_by_width(stored, capsys):

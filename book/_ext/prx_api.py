@@ -5,13 +5,16 @@ import re
 from pathlib import Path
 
 GROUPS = {
-    "Experiments": ["recipe", "recipes", "spec", "run", "train", "sample", "checkpoint"],
-    "The equation": ["flow", "model", "routing", "terms", "steps", "optim", "precision"],
-    "Data": ["data"],
-    "Frozen networks": ["spaces", "teachers", "zoo", "detector", "inception", "pretrain"],
-    "Evaluation": ["evaluate", "metrics"],
-    "Records and tables": ["record", "table", "columns", "layout", "published", "posts", "show", "cards", "images", "explorer"],
-    "Around it": ["interop", "machine", "doctor", "errors"],
+    "Experiments": ["recipe", "recipes", "spec", "run", "train", "start", "checkpoint", "sample", "generic", "live"],
+    "The equation": ["flow", "model", "routing", "sprint", "terms", "steps", "guidance", "optim", "muon", "precision"],
+    "Data": ["data", "cleaning"],
+    "Frozen networks": ["spaces", "autoencoders", "teachers", "detector", "inception", "zoo", "published", "pretrain"],
+    "Evaluation": ["evaluate", "metrics", "evidence", "claims", "findings", "arrival", "fidelity", "grid", "siblings"],
+    "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],
+    "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],
+    "Published models": ["variants", "buckets", "components", "interop", "stored", "hub", "export", "usage", "modelcard"],
+    "Cost, memory, speed": ["cost", "footprint", "memory", "budget", "plan", "clock", "speed", "speed_figures"],
+    "Several processes, one machine": ["parallel", "sharding", "process", "locks", "machine", "doctor", "progress", "errors"],
 }
 LEFT_OUT = {"prx_lab", "prx_lab.cli", "prx_lab.__main__"}
 

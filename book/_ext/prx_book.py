@@ -2,11 +2,17 @@
 
 import filecmp
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's package and results, however it is installed
+
+from prx_alt import describe_pictures
 from prx_api import api_page, plain_docstring
-from prx_results import gallery, number_cards, scoreboards
+from prx_cite import citing_page
+from prx_methods import heads, methods_page, pages
+from prx_results import example, gallery, number_cards, scales_table, scoreboards
 
 from prx_lab.record import records
 
@@ -33,11 +39,16 @@ def generate(book: Path, root: Path) -> None:
     """Everything the pages include but nobody types: numbers, tables, pictures, the list of modules."""
     out = book / "_generated"
     out.mkdir(exist_ok=True)
-    found = records(root / "results") if (root / "results").exists() else ()
-    write(out / "cards.md", number_cards(found, root / "results"))
-    write(out / "scoreboard.md", scoreboards(found, root / "results"))
-    write(out / "gallery.md", gallery(found, out))
+    results, methods = root / "results", book / "methods.yml"
+    found = records(results) if results.exists() else ()
+    write(out / "cards.md", number_cards(found, results))
+    write(out / "scoreboard.md", scoreboards(found, results, pages(methods)))
+    write(out / "gallery.md", gallery(found, out, heads(methods)))
     write(out / "hero.md", hero(book))
+    write(out / "example.md", example(found, results))
+    write(out / "scales.md", scales_table())
+    write(out / "methods.md", methods_page(methods))
+    write(out / "citing.md", citing_page(root / "CITATION.cff"))
     write(out / "api.md", api_page(root / "prx_lab"))
 
 
@@ -61,6 +72,12 @@ def local_mathjax(app) -> None:
         shutil.copyfile(source, target)
 
 
+def without_thebe(app, pagename, templatename, context, doctree) -> None:
+    """html-page-context: live cells need a server and are off; their set-up names one, and stands twice on every page."""
+    texts = ((script, f"{script.filename} {script.attributes.get('body', '')}") for script in context["script_files"])
+    context["script_files"] = [script for script, text in texts if "thebe" not in text.lower()]
+
+
 def use_local_mathjax(app, config) -> None:
     config.mathjax_path = "vendor/tex-svg.js"
 
@@ -72,4 +89,6 @@ def setup(app):
     app.connect("builder-inited", local_mathjax)
     app.connect("config-inited", use_local_mathjax)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("doctree-read", describe_pictures)
+    app.connect("html-page-context", without_thebe, priority=900)
+    return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}  # a new number has every page read again

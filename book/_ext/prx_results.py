@@ -1,11 +1,15 @@
 """Recorded runs as parts of the landing page: number cards, scoreboards, a gallery. No number on the page is typed."""
 
+import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 from prx_lab.columns import columns
+from prx_lab.layout import Line, lines
+from prx_lab.recipe import SCALES as SIZES
 from prx_lab.record import Record
 from prx_lab.table import Row, Table
 
@@ -79,33 +83,78 @@ def faster(base: Row, best: Row, judge: str) -> list[tuple[str, str]]:
 
 
 # -------------------------------------------------------------------------------------------- scoreboard
-def scoreboards(records: Sequence[Record], root: Path) -> str:
-    """One tab per scale, each the library's own table."""
+def scoreboards(records: Sequence[Record], root: Path, pages: Mapping[str, str]) -> str:
+    """One tab per scale, each a table whose recipes lead to the pages that `pages` names."""
     if not records:
         return NOTHING
-    boards = {scale: board(scale, root) for scale in scales(records)}
+    boards = {scale: board(scale, root, pages) for scale in scales(records)}
     if len(boards) == 1:
         return "".join(boards.values())
     tabs = "\n".join(f":::{{tab-item}} {told(scale)}\n{text}:::\n" for scale, text in boards.items())
     return f"::::{{tab-set}}\n{tabs}::::\n"
 
 
-def board(scale: str, root: Path) -> str:
-    """The library's own table, with intervals below their differences so that it fits the page."""
-    table, end, notes = Table.of(scale, root=root)._repr_html_().partition("</table>")
-    return f'```{{raw}} html\n<div class="prx-board">{table.replace(" [", "<br>[")}{end}{notes}</div>\n```\n'
+def board(scale: str, root: Path, pages: Mapping[str, str]) -> str:
+    """The table of a scale as HTML whose columns a script can sort: a body per recipe, so that its lines stay together."""
+    table = Table.of(scale, root=root)
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in ("recipe", "n", *(metric.head for metric in table.metrics)))
+    notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes) + missing(table, pages)
+    caption = f"Every recorded recipe at {told(scale)}"
+    return (
+        f'```{{raw}} html\n<div class="prx-board" role="region" tabindex="0" aria-label="{escape(caption)}">\n'
+        f'<table class="prx-table prx-sortable">\n<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f'{"".join(bodies(table, pages))}</table>\n</div>\n<div class="prx-notes">{notes}</div>\n```\n'
+    )
+
+
+def missing(table: Table, wanted: Iterable[str]) -> str:
+    """A fold with the recipes among `wanted` that have no run at this scale; nothing where all have one."""
+    names = [name for name in wanted if name not in {row.label for row in table.rows}]
+    count = f"{len(names)} recipe{'s have' if len(names) > 1 else ' has'} no run at this scale"
+    return f"<details><summary>{count}</summary><p>{escape(', '.join(names))}</p></details>" if names else ""
+
+
+def bodies(table: Table, pages: Mapping[str, str]) -> list[str]:
+    """A table body for each recipe, with what its columns are sorted by, and one for the lines that belong to none."""
+    keys = iter(sort_keys(table))
+    groups: list[list[Line]] = []
+    for line in lines(table):
+        if line.kind in ("run", "empty", "ceiling") or not groups:
+            groups.append([])
+        groups[-1].append(line)
+    opened = ["<tfoot>" if group[0].kind == "ceiling" else f"<tbody data-keys='{next(keys)}'>" for group in groups]
+    return [f"{tag}\n{''.join(line_html(line, pages) for line in group)}</{tag[1:6]}>\n" for tag, group in zip(opened, groups, strict=True)]
+
+
+def sort_keys(table: Table) -> list[str]:
+    """For each recipe its label, n and means as JSON; null for what was not measured or never reached."""
+    means = ([row.cells[metric.name].mean for metric in table.metrics] for row in table.rows)
+    plain = ([value if math.isfinite(value) else None for value in row] for row in means)
+    return [escape(json.dumps([row.label, len(row.seeds), *values])) for row, values in zip(table.rows, plain)]
+
+
+def line_html(line: Line, pages: Mapping[str, str]) -> str:
+    """One line; what is better or worse than the baseline is also said in words, not by colour alone."""
+    word = {1: ' <span class="prx-better">▲<span class="prx-said"> better</span></span>', 0: ""}
+    word[-1] = ' <span class="prx-worse">▼<span class="prx-said"> worse</span></span>'
+    pairs = zip(line.texts, line.better, strict=True)
+    cells = "".join(f"<td>{escape(text).replace(' [', '<br>[')}{word[better]}</td>" for text, better in pairs)
+    label = escape(line.label.strip())
+    label = f'<a href="{pages[line.label]}.html">{label}</a>' if line.kind == "run" and line.label in pages else label
+    return f'<tr class="prx-{line.kind}"><th scope="row">{label}</th><td>{line.n}</td>{cells}</tr>\n'
 
 
 # ------------------------------------------------------------------------------------------------- gallery
-def gallery(records: Sequence[Record], out: Path) -> str:
-    """A card with the sample grid of each recipe's first seed at the most telling scale; pictures are copied to `out`."""
+def gallery(records: Sequence[Record], out: Path, heads: Iterable[str]) -> str:
+    """A card with the sample grid of the first seed of every recipe among `heads` at the most telling scale, copied to `out`."""
     shown = [record for record in records if record.samples.exists() and record.scale == scales(records)[0]]
-    first = {record.folder.parent: record for record in reversed(shown)}
+    wanted = [record for record in shown if record.name in set(heads)] or shown
+    first = {record.folder.parent: record for record in reversed(wanted)}
     order = sorted(first.values(), key=lambda record: (record.name != "baseline", record.name))
     if not order:
         return "No sample grids are recorded yet.\n"
     cards = [card(record, out) for record in order]
-    columns = 3 if len(order) % 3 == 0 else 2
+    columns = 3 if len(order) % 3 == 0 or len(order) > 4 else 2
     return f"::::{{grid}} 1 1 2 {columns}\n:gutter: 3\n:class-container: prx-gallery\n\n" + "\n".join(cards) + "\n::::\n"
 
 
@@ -120,3 +169,25 @@ def card(record: Record, out: Path) -> str:
         f":::{{grid-item-card}} {record.name}\n:img-top: _generated/gallery/{picture.name}\n"
         f":img-alt: Samples of {record.name} at fixed prompts and noise\n\n{text}\n:::\n"
     )
+
+
+# ------------------------------------------------------------------------------------------ how to read
+def example(records: Sequence[Record], root: Path) -> str:
+    """The library's own table of the baseline and of the recipe that the cards show, as every page prints it."""
+    tables = [Table.of(scale, root=root) for scale in scales(records)]
+    best = next(((table.scale, row.label) for table in tables if (row := challenger(table))), None)
+    if best is None:
+        return NOTHING
+    scale, label = best
+    return f'```{{raw}} html\n<div class="prx-board">{Table.of(scale, (label,), root=root)._repr_html_()}</div>\n```\n'
+
+
+def scales_table() -> str:
+    """The scales as the package defines them."""
+    lines = ["| scale | pixels | tokens | world | images | model | steps × batch | judged on |", "|---|---|---|---|---|---|---|---|"]
+    for name, scale in SIZES.items():
+        model = f"{scale.depth} blocks of width {scale.width}"
+        work = f"{scale.steps:,} × {scale.batch}"
+        told = (f"`{name}`", scale.size, f"{scale.tokens:,}", f"`{scale.level}`", f"{scale.images:,}", model, work, f"{scale.eval_n:,}")
+        lines.append("| " + " | ".join(map(str, told)) + " |")
+    return "\n".join(lines) + "\n"

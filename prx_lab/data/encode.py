@@ -111,7 +111,7 @@ class Job:
         if not captions:
             raise LabError(
                 f"None of the first {len(rows)} training rows of {self.recipe.data} has a caption; name data with captions, in a table in "
-                f"a column {', '.join(CAPTION_COLUMNS)}."
+                f"a column {', '.join(CAPTION_COLUMNS)} or another that is named as DATA#column."
             )
         length = np.minimum(self.networks.text.surveyed(captions), self.networks.text.length).mean()
         side = self.recipe.scale.size
@@ -220,7 +220,7 @@ def images_needed(recipe: Recipe) -> int:
     return reference_n(recipe.scale.eval_n, recipe.scale.eval_n)
 
 
-def begin(recipe: Recipe, folder: Path, networks: Networks, manifest: Manifest) -> Job:
+def begin(recipe: Recipe, folder: Path, networks: Networks, streams: list[Stream], manifest: Manifest) -> Job:
     """The job of a folder as it is now."""
     text = networks.text
     train = Samples(
@@ -228,7 +228,7 @@ def begin(recipe: Recipe, folder: Path, networks: Networks, manifest: Manifest) 
         places=text.length, chunk=CHUNK,
     )  # fmt: skip
     held = Pictures(folder / VALIDATION, manifest.validation, manifest.shard)
-    return Job(recipe, folder, networks, open_streams(recipe.data), {TRAIN: train, VALIDATION: held})
+    return Job(recipe, folder, networks, streams, {TRAIN: train, VALIDATION: held})
 
 
 def work(job: Job, manifest: Manifest, tell: Callable[[str], None]) -> None:
@@ -258,12 +258,12 @@ def encode(recipe: Recipe, folder: Path, device: torch.device, tell: Callable[[s
     """
     if recipe.data == "scenes":
         raise LabError("The embedded scenes are encoded as a run begins; name a folder, a Parquet file or a hub data set with --data.")
-    networks = Networks(recipe, device)
+    streams, networks = open_streams(recipe.data), Networks(recipe, device)  # data that are refused cost no download of networks
     manifest = Manifest.of(recipe, networks.text.length, networks.teachers, images_needed(recipe), shard)
     with locked(folder / ".lock", 0, f"Another process is encoding into {folder}; wait until it has finished, or use another --out."):
         if (folder / ASKED).exists():
             Manifest.read(folder).require_same(manifest, folder)
-        job = begin(recipe, folder, networks, manifest)
+        job = begin(recipe, folder, networks, streams, manifest)
         if (folder / DONE).exists() and {name: part.shards for name, part in job.parts.items()} == listed(folder):
             paths = [part.folder / name for part in job.parts.values() for name, _ in part.shards]
             verify(tqdm(paths, "checking", disable=quiet(), leave=False))

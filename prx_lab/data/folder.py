@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from prx_lab.data.decode import SUFFIXES, Blob
 from prx_lab.data.listed import PARTS, Item, Listed, fill, tidy
-from prx_lab.errors import LabError
+from prx_lab.errors import LabError, nearest
 
-CAPTION_COLUMNS = ("caption", "text", "prompt", "long_caption", "description")
+CAPTION_COLUMNS = ("caption", "text", "prompt", "long_caption", "description", "captions", "txt", "llava")  # the first that is there
 SHORT_COLUMNS = ("short_caption", "caption_short", "short")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-ADVICE = "add NAME.txt beside each image, or a metadata.jsonl; or pass --caption 'a photo'"
+ADVICE = "add NAME.txt beside each image, or a metadata.jsonl, or name the column of a table as DATA#column"
 
 
 class Folder(Listed):
@@ -37,20 +37,22 @@ def walk(root: Path) -> list[str]:
     return sorted(found)
 
 
-def folder_items(root: Path, names: Sequence[str], caption: str) -> list[Item]:
+def folder_items(root: Path, names: Sequence[str], caption: str, column: str = "") -> list[Item]:
     """As `all_items`; LabError when some image is left without a caption."""
-    return captioned(all_items(root, names, caption), root)
+    return captioned(all_items(root, names, caption, column), root)
 
 
-def all_items(root: Path, names: Sequence[str], caption: str) -> list[Item]:
+def all_items(root: Path, names: Sequence[str], caption: str, column: str = "") -> list[Item]:
     """The images among the files `names` below `root`, with "" where one has no caption.
 
-    Captions come from metadata files, else from sidecars, else from class sub-folders and the template `caption`.
-    Raises LabError when there are no images.
+    Captions come from metadata files, there from `column` where it is named, else from sidecars, else from class sub-folders and the
+    template `caption`. Raises LabError when there are no images, or no such column.
     """
     metadata = [name for name in names if PurePosixPath(name).name in METADATA]
     if metadata:
-        texts = {image: pair for name in metadata for image, pair in read_metadata(root, name).items()}
+        texts = {image: pair for name in metadata for image, pair in read_metadata(root, name, column).items()}
+    elif column:
+        raise LabError(f"{root} has no {METADATA[0]} or other metadata file, so no column '{column}'; leave out #{column}.")
     else:
         images = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
         texts = {image: (text, text) for image, text in read_sidecars(root, images, set(names)).items()}
@@ -113,14 +115,13 @@ def read_text(path: Path) -> str:
         return raw.decode("latin-1")
 
 
-def read_metadata(root: Path, name: str) -> dict[str, tuple[str, str]]:
+def read_metadata(root: Path, name: str, column: str = "") -> dict[str, tuple[str, str]]:
     """Image -> (long, short) caption from one metadata file, as Hugging Face's imagefolder reads it."""
     rows = read_rows(root / name)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if "file_name" not in columns:
         raise LabError(f"{root / name} needs a 'file_name' column; it has {', '.join(columns) or 'no rows'}.")
-    long = next((column for column in CAPTION_COLUMNS if column in columns), "")
-    short = next((column for column in SHORT_COLUMNS if column in columns), "")
+    long, short = long_column(column, columns, root / name), first(SHORT_COLUMNS, columns)
     folder = PurePosixPath(name).parent
     texts = {}
     for row in rows:
@@ -131,6 +132,18 @@ def read_metadata(root: Path, name: str) -> dict[str, tuple[str, str]]:
             raise LabError(f"{root / name}: file_name {ascii(raw)} must be a relative path below that folder.")
         texts[str(folder / path)] = (text_of(row.get(long)), text_of(row.get(short)))
     return texts
+
+
+def first(names: Sequence[str], columns: Sequence[str]) -> str:
+    """The first of `names` among the columns, or ""."""
+    return next((name for name in names if name in columns), "")
+
+
+def long_column(asked: str, columns: Sequence[str], where: Path | str) -> str:
+    """The column of the captions: the one asked for, else the first usual one, else "". LabError where the one asked for is not there."""
+    if asked and asked not in columns:
+        raise LabError(f"{where} has no column '{asked}' for captions.{nearest(asked, columns)} It has {', '.join(columns)}.")
+    return asked or first(CAPTION_COLUMNS, columns)
 
 
 def text_of(value: object) -> str:

@@ -20,18 +20,31 @@ LABEL = "a photo of a {label}"
 def load_source(data: str, split: str = "train", caption: str = LABEL, limit: int = sys.maxsize) -> Listed:
     """Images with captions from a folder, a Parquet file or folder, or a hub name (`owner/name`, `owner/name:config`).
 
+    `#column` behind any of these names the column that the captions are in, where it is not a usual one or not the first of them.
+
     split: a split the data has, or `train` / `val`: `val` is the data's own validation (else test) part, else a fixed
     tenth chosen by hashed file name. caption: for images without one; `{label}` is the class name. limit: at most so
     many images, the first of a fixed shuffle. Unreadable images are named in a warning, left out and counted in
     `.skipped`. Raises LabError when there is nothing to read or some image has no caption.
     """
+    data, column = parted(data)
     kind, path, names = kind_of(data)
     if kind == "parquet":
         name = path.resolve().name if Path(data).expanduser().is_dir() else Path(data).stem
-        return load_parquet(path, names, name, split, caption, limit)
+        return load_parquet(path, names, name, split, caption, column, limit)
     if kind == "folder":
-        return load_folder(path, names, split, caption, limit)
-    return load_hub(data, split, caption, limit)
+        return load_folder(path, names, split, caption, column, limit)
+    return load_hub(data, split, caption, column, limit)
+
+
+def parted(data: str) -> tuple[str, str]:
+    """(the data, the column that `DATA#column` names, "" for a usual one); a path that exists with a # in it is a path."""
+    name, mark, column = data.rpartition("#")
+    if not mark or Path(data).expanduser().exists():
+        return data, ""
+    if not column:
+        raise LabError(f"'{data}' names no column behind the #: write {name or 'DATA'}#column, or leave the # out.")
+    return name, column
 
 
 def kind_of(data: str) -> tuple[str, Path, list[str]]:
@@ -54,9 +67,9 @@ def kind_of(data: str) -> tuple[str, Path, list[str]]:
     return "hub", path, []
 
 
-def load_folder(root: Path, names: Sequence[str], split: str, caption: str, limit: int) -> Folder:
+def load_folder(root: Path, names: Sequence[str], split: str, caption: str, column: str, limit: int) -> Folder:
     """A folder of pictures; top-level folders named train, val or test are its splits."""
-    items = folder_items(root.resolve(), names, caption)
+    items = folder_items(root.resolve(), names, caption, column)
     tops, divided = tops_of(items)
     base, whole = choose(split, tops if divided else {"train"}, root)
     if divided:
@@ -70,15 +83,15 @@ def tops_of(items: Sequence[Item]) -> tuple[set[str], bool]:
     return tops, "train" in tops and tops <= set(PARTS)
 
 
-def load_parquet(root: Path, names: Sequence[str], name: str, split: str, caption: str, limit: int) -> Table:
+def load_parquet(root: Path, names: Sequence[str], name: str, split: str, caption: str, asked: str, limit: int) -> Table:
     """Parquet files below `root`, their splits read from their paths."""
     files = parquet_splits(root, names)
     base, whole = choose(split, files, root)
-    table, column, items = open_table(read_parquet(files[base], name), name, caption, root)
+    table, column, items = open_table(read_parquet(files[base], name), name, caption, asked)
     return Table(name, table, column, take(items, split, whole, limit, root), root)
 
 
-def load_hub(data: str, split: str, caption: str, limit: int) -> Table:
+def load_hub(data: str, split: str, caption: str, asked: str, limit: int) -> Table:
     """A data set of the Hugging Face hub or of its local cache; scripts are never run."""
     from datasets import DatasetDict, load_dataset
     from datasets.config import HF_CACHE_HOME
@@ -95,7 +108,7 @@ def load_hub(data: str, split: str, caption: str, limit: int) -> Table:
         ) from error
     assert isinstance(tables, DatasetDict)
     base, whole = choose(split, tables, data)
-    table, column, items = open_table(tables[base], data, caption, Path(HF_CACHE_HOME))
+    table, column, items = open_table(tables[base], data, caption, asked)
     return Table(data, table, column, take(items, split, whole, limit, data), Path(HF_CACHE_HOME))
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from prx_lab.data.decode import Blob
-from prx_lab.data.folder import CAPTION_COLUMNS, SHORT_COLUMNS, all_items, text_of
+from prx_lab.data.folder import SHORT_COLUMNS, all_items, first, long_column, text_of
 from prx_lab.data.listed import HELD, VAL_SHARE, Item, fill, part, place, shuffled
-from prx_lab.data.load import LABEL, cached, choose, kind_of, reachable, tops_of, unreachable
-from prx_lab.data.tabular import LABEL_COLUMNS, blob_of, first, image_column, parquet_splits
+from prx_lab.data.load import LABEL, cached, choose, kind_of, parted, reachable, tops_of, unreachable
+from prx_lab.data.tabular import LABEL_COLUMNS, blob_of, image_column, parquet_splits
 from prx_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Files(Stream):
 class Table(Stream):
     """The rows of a streamed table, all of one part, or of both where a table has one split only."""
 
-    def __init__(self, name: str, table: "IterableDataset", parts: tuple[str, ...], root: Path, total: int, caption: str):
+    def __init__(self, name: str, table: "IterableDataset", parts: tuple[str, ...], root: Path, total: int, caption: str, asked: str):
         from datasets import ClassLabel
 
         if table.features is None:  # a hub data set without a card: its first rows tell
@@ -72,8 +72,8 @@ class Table(Stream):
         features = table.features
         self.name, self.parts, self.root, self.total, self.caption = name, parts, root.resolve(), total, caption
         self.table, self.column = image_column(table, name)
-        self.long, self.short, label = (first(names, list(features)) for names in (CAPTION_COLUMNS, SHORT_COLUMNS, LABEL_COLUMNS))
-        self.label = label
+        self.long, self.short = long_column(asked, list(features), name), first(SHORT_COLUMNS, list(features))
+        self.label = label = first(LABEL_COLUMNS, list(features))
         self.classes = features[label] if label and isinstance(features[label], ClassLabel) else None
 
     def rows(self, start: int = 0) -> Iterator[Row]:
@@ -112,19 +112,20 @@ def peek(stream: Stream, n: int, part: str) -> list[Row]:
 def open_streams(data: str, caption: str = LABEL) -> list[Stream]:
     """The streams that hold the training and validation rows of a folder, Parquet files or a hub name (`owner/name[:config]`).
 
-    caption: for images without one; `{label}` is the class name. LabError where there is nothing of that name, no images,
-    or no training part.
+    `#column` behind any of these names the column of the captions. caption: for images without one; `{label}` is the class name.
+    LabError where there is nothing of that name, no images, no such column, or no training part.
     """
+    data, asked = parted(data)
     kind, path, names = kind_of(data)
     if kind == "folder":
-        return folder_streams(path.resolve(), names, caption)
+        return folder_streams(path.resolve(), names, caption, asked)
     if kind == "parquet":
-        return parquet_streams(path, names, caption)
-    return hub_streams(data, caption)
+        return parquet_streams(path, names, caption, asked)
+    return hub_streams(data, caption, asked)
 
 
-def folder_streams(root: Path, names: Sequence[str], caption: str) -> list[Stream]:
-    items = all_items(root, names, caption)
+def folder_streams(root: Path, names: Sequence[str], caption: str, asked: str) -> list[Stream]:
+    items = all_items(root, names, caption, asked)
     tops, divided = tops_of(items)
     streams: list[Stream] = []
     for split, name in (("train", TRAIN), ("val", VALIDATION)):
@@ -136,7 +137,7 @@ def folder_streams(root: Path, names: Sequence[str], caption: str) -> list[Strea
     return streams
 
 
-def parquet_streams(root: Path, names: Sequence[str], caption: str) -> list[Stream]:
+def parquet_streams(root: Path, names: Sequence[str], caption: str, asked: str) -> list[Stream]:
     from datasets import load_dataset
     from pyarrow import ArrowException
     from pyarrow.parquet import read_metadata
@@ -147,12 +148,12 @@ def parquet_streams(root: Path, names: Sequence[str], caption: str) -> list[Stre
             rows = load_dataset("parquet", data_files={"train": files}, split="train", streaming=True)
         except (ArrowException, OSError) as error:
             raise LabError(f"the Parquet files of {root} cannot be read: {str(error).strip().splitlines()[0]}.") from error
-        return Table(str(root), rows, parts, root, total, caption)
+        return Table(str(root), rows, parts, root, total, caption, asked)
 
     return [table(files, parts) for files, parts in divided(parquet_splits(root, names), root)]
 
 
-def hub_streams(data: str, caption: str) -> list[Stream]:
+def hub_streams(data: str, caption: str, asked: str = "") -> list[Stream]:
     """A data set of the hub, streamed, or what its local cache holds of it; scripts are never run."""
     from datasets import load_dataset
 
@@ -170,7 +171,7 @@ def hub_streams(data: str, caption: str) -> list[Stream]:
     found = []
     for split, parts in divided({name: name for name in tables}, data):
         known = (tables[split].info.splits or {}).get(split)
-        found.append(Table(data, tables[split], parts, Path(name), known.num_examples if known else 0, caption))
+        found.append(Table(data, tables[split], parts, Path(name), known.num_examples if known else 0, caption, asked))
     return found
 
 

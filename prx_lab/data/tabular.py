@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prx_lab.data.decode import Blob
-from prx_lab.data.folder import CAPTION_COLUMNS, SHORT_COLUMNS, captioned, text_of
+from prx_lab.data.folder import SHORT_COLUMNS, captioned, first, long_column, text_of
 from prx_lab.data.listed import Item, Listed, fill
 from prx_lab.errors import LabError
 
@@ -41,21 +41,16 @@ def blob_of(cell: dict | bytes | None, root: Path) -> Blob:
     return path if path.is_file() and path.is_relative_to(root) else b""
 
 
-def table_items(table: "Dataset", column: str, caption: str, where: str) -> list[Item]:
-    """One item per row: caption columns first, else the label under the template `caption`."""
-    count = len(table)
-    long, short = (texts(table, first(names, table.column_names), count) for names in (CAPTION_COLUMNS, SHORT_COLUMNS))
-    label = label_names(table, first(LABEL_COLUMNS, table.column_names), count)
+def table_items(table: "Dataset", asked: str, caption: str, where: str) -> list[Item]:
+    """One item per row: the caption column that is asked for or a usual one, else the label under the template `caption`."""
+    count, columns = len(table), table.column_names
+    long, short = (texts(table, column, count) for column in (long_column(asked, columns, where), first(SHORT_COLUMNS, columns)))
+    label = label_names(table, first(LABEL_COLUMNS, columns), count)
     items = []
     for row in range(count):
         text = long[row] or fill(caption, label[row])
         items.append(Item(f"row {row}", str(row), row, text, short[row] or text))
     return captioned(items, where)
-
-
-def first(names: Sequence[str], columns: Sequence[str]) -> str:
-    """The first of `names` among the columns, or ""."""
-    return next((name for name in names if name in columns), "")
 
 
 def texts(table: "Dataset", column: str, count: int) -> list[str]:
@@ -92,10 +87,10 @@ def image_column(table: "Dataset", where: str) -> tuple["Dataset", str]:
     return (table.cast_column(column, Image(decode=False)) if column in images else table), column
 
 
-def open_table(table: "Dataset", name: str, caption: str, root: Path) -> tuple["Dataset", str, list[Item]]:
+def open_table(table: "Dataset", name: str, caption: str, asked: str) -> tuple["Dataset", str, list[Item]]:
     """A table ready to become a `Table`: itself, its image column, its captioned items."""
     table, column = image_column(table, name)
-    return table, column, table_items(table, column, caption, name)
+    return table, column, table_items(table, asked, caption, name)
 
 
 def parquet_splits(root: Path, names: Sequence[str]) -> dict[str, list[str]]:

@@ -275,8 +275,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(table, t
     recipe = SIZED.but(data=str(table)).set("scale.images", str(10**10))
     networks = Networks(recipe, CPU)
     manifest = Manifest.of(recipe, networks.text.length, networks.teachers, 16, SHARD)
-    job = begin(recipe, tmp_path / "out", networks, manifest)
-    job.streams = hub_streams(str(table), "")  # a stream that does not know its own length
+    streams = hub_streams(str(table), "")  # that do not know their own length
+    job = begin(recipe, tmp_path / "out", networks, streams, manifest)
     with pytest.raises(LabError, match=r"10,000,000,000 training samples .* are free; take fewer"):
         work(job, manifest, print)
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []

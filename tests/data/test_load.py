@@ -112,7 +112,7 @@ def test_one_image_trains_and_has_no_val(tmp_path):
 
 def test_a_hundred_photographs_without_captions_need_a_template(tmp_path):
     photos(tmp_path, 100, captions=False)
-    with pytest.raises(LabError, match="have no caption.*metadata.jsonl.*--caption"):
+    with pytest.raises(LabError, match="have no caption.*metadata.jsonl.*DATA#column"):
         load_source(str(tmp_path))
     assert set(whole(tmp_path, caption="a photo").values()) == {"a photo"}
 

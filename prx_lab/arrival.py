@@ -1,0 +1,80 @@
+"""When a technique arrives at the quality with which the baseline ends: the post's net speedup, measured on recorded curves."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prx_lab import clock
+from prx_lab.evidence import NONE, TINY, Estimate, estimate
+from prx_lab.metrics.throughput import time_to
+from prx_lab.record import Record
+
+
+def falling(values: Sequence[float]) -> np.ndarray:
+    """The non-increasing values nearest to `values` in the sum of squared logarithms (isotonic regression).
+
+    A distance measured on few images goes up and down along a curve. Taking its lowest point so far would credit a run with
+    its luckiest evaluation; here a point that rises again is averaged with the ones before it.
+    """
+    logs = np.log(np.maximum(np.asarray(values, float), TINY))
+    n = len(logs)
+    mean = lambda i, j: logs[i : j + 1].mean()  # noqa: E731
+    return np.exp([min(max(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)])
+
+
+def arrival(run: Record, base: Record, against: str = "seconds", metric: str = "fid") -> float:
+    """Seconds (or steps) until the falling curve of `run` has the value with which that of `base` ends; inf if it never has.
+
+    Between points the logarithm is interpolated, as quality improves by shares. Both curves are treated alike, so a run
+    arrives at its own end when its curve stops falling. NaN without curves; a first point that is good enough counts itself.
+    """
+    ours, theirs = clock.curve(run, metric), clock.curve(base, metric)
+    if not ours or not theirs:
+        return math.nan
+    goal = math.log(falling([p["value"] for p in theirs])[-1])
+    logs = np.log(falling([p["value"] for p in ours]))
+    found = time_to([{"seconds": p[against], "value": float(v)} for p, v in zip(ours, logs)], goal + TINY, lower_is_better=True)
+    return math.inf if found is None else found
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times sooner a technique arrives at the baseline's final quality: each seed's factor, and what it had when not."""
+
+    factors: tuple[float, ...]  # of the seeds that arrive
+    missed: tuple[float, ...]  # of those that do not: the factor is below this
+
+    @property
+    def n(self) -> int:
+        return len(self.factors) + len(self.missed)
+
+    @property
+    def interval(self) -> Estimate:
+        """Geometric mean with a t interval over log factors; none where some seed never arrives."""
+        if self.missed or not self.factors:
+            return NONE
+        found = estimate([math.log(f) for f in self.factors])
+        return Estimate(found.n, *(math.exp(v) for v in (found.mean, found.lo, found.hi)))
+
+    @property
+    def text(self) -> str:
+        if self.missed:
+            rest = f"below {max(self.missed):.2f}" if not self.factors else f"{len(self.factors)} of {self.n} arrive"
+            return f"not reached, {rest}" if not self.factors else rest
+        found = self.interval
+        return "" if not found.n else f"{found.mean:.2f}" + ("" if math.isnan(found.lo) else f" [{found.lo:.2f}, {found.hi:.2f}]")
+
+
+def speedup(runs: Sequence[Record], base: Sequence[Record], against: str = "seconds") -> Speedup:
+    """The net speedup over the seeds in common: the baseline's time to its final FID over the technique's to the same FID."""
+    theirs, factors, missed = {run.seed: run for run in base}, [], []
+    for run in runs:
+        if run.seed in theirs:
+            there, here = arrival(theirs[run.seed], theirs[run.seed], against), arrival(run, theirs[run.seed], against)
+            if math.isinf(here):
+                missed.append(there / clock.curve(run)[-1][against])
+            elif not math.isnan(here):
+                factors.append(there / here)
+    return Speedup(tuple(factors), tuple(missed))

@@ -1,0 +1,213 @@
+"""The claims of the post, each held against the records: reproduced, not reproduced, undecided, or not testable here and why.
+
+Numbers of the post come from results/published.csv. Units differ (other judges, data and sizes), so changes are compared as
+shares of the baseline, ours of the part of a distance that real images do not have before the same judge. A verdict follows from the 95 %
+interval over seeds; nobody chooses it. The interval's noise is that of all recorded recipes of the scale together (`evidence.noise`).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from prx_lab.columns import METRICS, Metric, columns
+from prx_lab.evidence import Estimate, Noise, change, noise
+from prx_lab.layout import percent
+from prx_lab.listing import Listing
+from prx_lab.posts import Published, counterpart, published
+from prx_lab.record import Record, records
+from prx_lab.table import choose
+
+QUALITY = ("fid", "cmmd", "dino_mmd")
+REPRODUCED, NOT, UNDECIDED, MISSING = "reproduced", "not reproduced", "undecided", "not recorded yet"
+MANY = "cpu-1024"  # where the post has 1024 tokens
+MARGIN = 0.05  # a change within this share of the baseline is no change
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of the post, and the pair of recipes that tests it; its numbers are the post's where it printed some.
+
+    `sign` of the change is for claims in words: -1 lower, +1 higher, 0 no change beyond MARGIN.
+    """
+
+    text: str
+    recipe: str
+    against: str = "baseline"
+    metrics: tuple[str, ...] = QUALITY
+    sign: int | None = None
+    scale: str = ""  # another scale than that of the table
+
+
+CLAIMS = (
+    Claim("REPA with the stronger teacher improves quality", "repa-dense"),
+    Claim("REPA with the weaker teacher improves quality", "repa"),
+    Claim("the stronger teacher helps more", "repa-dense", "repa"),
+    Claim("iREPA improves the weaker teacher", "irepa", "repa", ("fid",), -1),
+    Claim("iREPA harms the stronger teacher", "irepa-dense", "repa-dense", ("fid",), +1),
+    Claim("REPA is better switched off before the end", "repa-stop", "repa-dense", ("fid",), -1),
+    Claim("a semantic autoencoder improves quality", "flux2"),
+    Claim("an autoencoder trained with REPA improves quality", "repa-e"),
+    Claim("the semantic autoencoder is ahead of the one trained with REPA", "flux2", "repa-e", ("cmmd", "dino_mmd")),
+    Claim("contrastive flow matching: FID up, the others down", "contrastive"),
+    Claim("x-prediction in latents: FID down, the others up", "x-pred"),
+    Claim("x-prediction makes training in pixels feasible (no v-prediction was run there)", "jit", "jit-v", ("fid",), -1),
+    Claim("TREAD at few tokens costs quality", "tread"),
+    Claim("SPRINT at few tokens costs quality", "sprint"),
+    Claim("SPRINT costs more than TREAD", "sprint", "tread"),
+    Claim("routed models suffer from plain guidance: self-guidance helps", "tread-self-guided", "tread", ("fid",), -1),
+    Claim("routed models suffer from plain guidance: sparse guidance helps", "tread-sparse", "tread", ("fid",), -1),
+    Claim("TREAD at 1024 tokens improves quality", "jit-tread", "jit", scale=MANY),
+    Claim("SPRINT at 1024 tokens improves quality", "jit-sprint", "jit", scale=MANY),
+    Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-tread", "jit-sprint", scale=MANY),
+    Claim("short captions harm", "short-captions"),
+    Claim("advice: finish on mixed captions for short prompts", "mixed-finish-short-prompts", "long-short-prompts", ("fid",), -1),
+    Claim("camera images instead of synthetic: FID down, the others up", "camera", "render-on-camera"),
+    Claim("a small polished set moves the style", "sft-on-polished", "baseline-on-polished", ("fid",), -1),
+    Claim("and leaves the rest as it was", "sft", metrics=("composition",), sign=0),
+    Claim("Muon improves quality", "muon"),
+    Claim("weights stored in bf16 harm", "bf16"),
+)
+
+UNTESTABLE = (
+    (
+        "routing is faster, contrastive flow matching and x-prediction cost little speed",
+        "Runs follow one another on a machine that others share; page 03 times steps in turns, side by side.",
+    ),
+    ("REPA slows a step", "Teachers see each image once, before training; a step here does not pay for them."),
+    ("the semantic autoencoder costs the most speed", "Latents are encoded once, before training; a step pays only for their channels."),
+    ("1024-pixel images without an autoencoder train, only slower than 256-pixel latents", "No scale of the bench has such images."),
+    ("late in training, textures sharpen when REPA ends", "Judged by eye, far beyond the steps of a run here; the row above asks the FID."),
+    ("camera images need longer for the same global structure", "The detector of composition learned from renders: it favours them."),
+    ("absolute FID, CMMD and DINO-MMD", "Other judges, images and counts; and the released code measures FID on wrapped colours."),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim in one metric: the post's change as a share of its baseline (NaN for words), ours, and the verdict."""
+
+    claim: Claim
+    metric: Metric
+    post: float
+    ours: Estimate
+    verdict: str
+
+
+def verdict(sign: int, post: float, ours: Estimate) -> str:
+    """What an interval says about a claimed change: of a `sign`, and of the size `post` where that is not NaN.
+
+    Reproduced: the interval lies on the claimed side of zero. Not reproduced: it lies on the other side. Undecided: it holds
+    zero, and says "smaller" where it excludes the claimed size. Of no change (sign 0): within MARGIN, beyond it, or neither.
+    """
+    if not ours.n:
+        return MISSING
+    if math.isnan(ours.mean):
+        return f"{UNDECIDED}: the baseline is as near as real images"
+    if math.isnan(ours.lo):
+        return f"{UNDECIDED}: one seed, no interval"
+    if not sign:
+        inside, outside = -MARGIN <= ours.lo and ours.hi <= MARGIN, ours.lo > MARGIN or ours.hi < -MARGIN
+        return REPRODUCED if inside else NOT if outside else UNDECIDED
+    if ours.lo > 0 or ours.hi < 0:
+        return REPRODUCED if sign * ours.lo > 0 else f"{NOT}: the opposite"
+    if not math.isnan(post) and not ours.lo <= post <= ours.hi:
+        return f"{UNDECIDED}: smaller than claimed"
+    return UNDECIDED
+
+
+def printed(claim: Claim, metric: str, posts: tuple[Published, ...]) -> float:
+    """The post's change of a metric as a share of its baseline; NaN where it printed none."""
+    row, base = counterpart(claim.recipe, claim.against, posts)
+    if row is None or base is None or metric not in row.values or not base.values.get(metric):
+        return math.nan
+    return row.values[metric] / base.values[metric] - 1
+
+
+def of_recipe(found: tuple[Record, ...], name: str, scale: str) -> tuple[Record, ...]:
+    """The runs that a recipe's name means today; none where several recipes of that name are recorded and none is today's."""
+    groups = list(choose([run for run in found if run.scale == scale], name, scale).values())
+    return groups[0] if len(groups) == 1 else ()
+
+
+def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
+    """The noise of a metric over all runs of a scale."""
+    values: dict[str, dict[int, float]] = {}
+    for run in found:
+        if run.scale == scale:
+            values.setdefault(f"{run.name}-{run.id}", {})[run.seed] = run.metric(metric)
+    return noise(values)
+
+
+def reach(base: tuple[Record, ...], metric: str) -> float:
+    """The share of a baseline's distance that real images do not have before the same judge; 1 where nothing is recorded of them.
+
+    A distance on few images has a floor: no network falls below what other real images score, but for chance.
+    """
+    values = [(run.ceiling(metric), run.metric(metric)) for run in base if METRICS[metric].lower]
+    known = [(floor, value) for floor, value in values if math.isfinite(floor) and value > 0]
+    return 1 - sum(floor for floor, _ in known) / sum(value for _, value in known) if known else 1.0
+
+
+def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> Estimate:
+    """Our change of a metric over common seeds, with the noise of the whole scale, as a share of the pair's baseline.
+
+    Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
+    """
+    runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
+    values = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
+    raw, left = change(*values, noises(found, scale, metric)), reach(base, metric)
+    return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
+
+
+def findings(scale: str = "cpu", root: str | Path = "results") -> tuple[Finding, ...]:
+    """Every claim in every metric it speaks of, with its verdict."""
+    found, posts, made = records(root).found, published(), []
+    for claim in CLAIMS:
+        place = claim.scale or scale
+        for metric in columns(claim.metrics, [run for run in found if run.scale == place]):
+            post = printed(claim, metric.name, posts) if claim.sign is None else math.nan
+            sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
+            ours = measured(found, claim.recipe, claim.against, metric.name, place)
+            made.append(Finding(claim, metric, post, ours, verdict(sign, post, ours)))
+    return tuple(made)
+
+
+# ------------------------------------------------------------------------------------------------ setting
+WORDS = {-1: "lower", 0: "no change", 1: "higher"}
+
+
+def interval(found: Estimate) -> str:
+    """A change in per cent with its interval."""
+    ends = "" if math.isnan(found.lo) else f" [{percent(found.lo, '')}, {percent(found.hi, '')}]"
+    return percent(found.mean) + ends
+
+
+def line(one: Finding) -> tuple[str, ...]:
+    """A finding as the texts of a row."""
+    post = percent(one.post) if one.claim.sign is None else WORDS[one.claim.sign]
+    pair = f"{one.claim.recipe} / {one.claim.against}"
+    return one.claim.text, pair, one.metric.head, post, interval(one.ours), str(one.ours.n), one.verdict
+
+
+def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
+    """One line per claim and metric: the pair, the post's change, ours with its interval and number of seeds, the verdict."""
+    made = findings(scale, root)
+    rows = [line(one) for one in made]
+    rows = [(" ", " ", *row[2:]) if i and row[:2] == rows[i - 1][:2] else row for i, row in enumerate(rows)]
+    judged = [one.verdict.partition(":")[0] for one in made]
+    counts = ", ".join(f"{judged.count(word)} {word}" for word in (REPRODUCED, NOT, UNDECIDED, MISSING) if word in judged)
+    decided = sum(not math.isnan(one.ours.lo) for one in made)
+    notes = (
+        f"{len(made)} measures of {len(CLAIMS)} claims: {counts}.",
+        "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval whose noise is "
+        "that of all recipes of the scale, log value = recipe + seed + noise.",
+        "Ours are shares of what the baseline has above real images, judged alike, as a distance on few images never falls to zero; "
+        "below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
+        f"Of {decided} intervals at 95 %, about {0.05 * decided:.0f} exclude a true value by chance: one verdict alone is weak.",
+    )
+    return Listing(("claim", "pair", "measure", "post", "ours", "n", "verdict"), tuple(rows), ("post", "ours", "n"), notes)
+
+
+def untestable() -> Listing:
+    """The claims that nothing here can test, and why."""
+    return Listing(("claim", "not testable here, because"), UNTESTABLE)

@@ -1,0 +1,163 @@
+"""What a distance owes to the number of images and to their noise: one trained network, judged on more and more of its images.
+
+Once every image has noise of its own; once the noise of one batch is repeated in every batch, as in an evaluation that
+seeds its generator anew each time. `python -m prx_lab.fidelity RUN` records it; weights of runs are not shared, so the
+page reads the record.
+"""
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prx_lab import record
+from prx_lab.data.store import gather, to_uint8
+from prx_lab.errors import LabError
+from prx_lab.evaluate import FEATURES, NOISE_SEED, Bench, bench, network
+from prx_lab.flow import noise, scores
+from prx_lab.layout import percent
+from prx_lab.metrics.features import extract
+from prx_lab.metrics.fid import fid
+from prx_lab.metrics.mmd import mmd, unit
+from prx_lab.pages import Note
+from prx_lab.recipe import SCALES, Recipe
+from prx_lab.sample import Condition, Sampler, from_run, generate, predictor
+from prx_lab.show import COLOURS, Plot, figure
+
+BATCH = 32  # of the evaluation whose noise is repeated
+SIZES = (64, 128, 256, 512, 1024)
+FOLDER = "results/judges"
+
+
+@torch.inference_mode()
+def drawn(sampler: Sampler, judge: Bench, key: Callable[[int], int], n: int, batch: int = 128) -> NDArray:
+    """Images uint8 (n, H, W, 3) of the bench's first captions, image i from the noise `key(i)`."""
+    recipe, mean = sampler.recipe, sampler.mean.to(sampler.device)
+    v = predictor(sampler.model, recipe.predict, lambda: recipe.precision.autocast(sampler.device))
+    found = []
+    for start in range(0, n, batch):
+        part = range(start, min(start + batch, n))
+        keys = [key(i) for i in part]
+        eps = recipe.noise * noise(NOISE_SEED, keys, tuple(mean.shape)).to(sampler.device)
+        score = scores(NOISE_SEED, keys, recipe.scale.tokens).to(sampler.device)
+        given = Condition(gather(judge.text, part).to(sampler.device), score, mean)
+        found.append(to_uint8(sampler.space.decode(generate(v, given, eps, recipe.guidance, recipe.eval_steps, recipe.shift))))
+    return np.concatenate(found)
+
+
+def distances(images: NDArray, judge: Bench, sizes: Sequence[int]) -> dict[str, list[dict[str, float | None]]]:
+    """{metric: rows of n, mean and sd of the distance over disjoint runs of n images, and their number}."""
+    found = {}
+    for metric, reference in judge.reference.items():
+        features = extract(network(metric), images)
+        near = (lambda f, r=reference: fid(f, r)) if metric == "fid" else (lambda f, r=reference: mmd(unit(f), unit(r)))
+        parts = {n: [near(features[i : i + n]) for i in range(0, len(images) - n + 1, n)] for n in sizes}
+        found[metric] = [row(n, values) for n, values in parts.items()]
+    return found
+
+
+def row(n: int, values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and sd of the distances over parts of n images, and the number of parts; no sd for one part."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"n": n, "mean": statistics.fmean(values), "sd": sd, "parts": len(values)}
+
+
+def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH) -> dict[str, Any]:
+    """Both kinds of noise for a recorded run with weights, and the machine it was done on."""
+    sampler, recipe = from_run(folder), Recipe.from_json(record.Record.load(folder).recipe)
+    judge = bench(recipe, sampler.device, n=max(sizes))
+    if judge.n < max(sizes):
+        raise LabError(f"There are {judge.n} images to judge on; ask for at most so many, not {max(sizes)}.")
+    kinds: dict[str, Callable[[int], int]] = {"own": lambda i: i, "repeated": lambda i: i % batch}
+    found = {kind: distances(drawn(sampler, judge, key, judge.n), judge, sizes) for kind, key in kinds.items()}
+    told = {"run": record.label(folder), "batch": batch, "reference_n": len(judge.reference[FEATURES[0]])}
+    told |= {"judges": {metric: network(metric).name for metric in judge.reference}, "env": record.env(device=str(sampler.device))}
+    return told | {"distances": found}
+
+
+def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Any]:
+    """The recorded study of a scale; LabError where there is none."""
+    path = record.find_root(folder) / f"{scale}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise LabError(f"No study of the number of images and their noise is recorded at {scale} scale yet.") from None
+
+
+# ------------------------------------------------------------------------------------------------ showing
+def points(found: dict[str, Any], kind: str, metric: str = "fid") -> NDArray:
+    """(2, sizes): 1 / n, and the mean distance at n."""
+    return np.array([(1 / one["n"], one["mean"]) for one in found["distances"][kind][metric]]).T
+
+
+def curve(scale: str = "cpu", folder: str | Path = FOLDER) -> Plot:
+    """FID against the number of images, for both kinds of noise."""
+    found = load(scale, folder)
+    made, axes = figure(6.6, 2.8)
+    for kind, colour in zip(("own", "repeated"), COLOURS):
+        x, y = points(found, kind)
+        axes[0, 0].plot(1 / x, y, "o-", color=colour, label=f"{kind} noise")
+    ticks = [one["n"] for one in found["distances"]["own"]["fid"]]
+    axes[0, 0].set(xlabel="images n", ylabel="lab-FID", title="One trained network, judged on more and more of its images")
+    axes[0, 0].set_xscale("log", base=2)
+    axes[0, 0].set_xticks(ticks, list(map(str, ticks)))
+    axes[0, 0].legend()
+    return Plot(made, "lab-FID of one network against the number of images, with noise of each image's own and with repeated noise")
+
+
+def law(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
+    """The weighted straight line in 1 / n through the FIDs with standard errors, and how much of a FID of this scale is bias."""
+    (slope, limit), (steep, level) = line(load(scale, folder))
+    n = SCALES[scale].eval_n
+    whole = limit + slope / n
+    told = f"lab-FID of this network is about {limit:.2f} ± {level:.2f} + ({slope:.0f} ± {steep:.0f}) / n"
+    noisy = f"; images alone move it by {image_noise(scale, n, folder):.0%}"
+    return Note(f"{told}: at n = {n} that is {whole:.2f}, {slope / n / whole:.0%} of it bias{noisy} (one standard deviation).")
+
+
+def line(found: dict[str, Any]) -> tuple[NDArray, NDArray]:
+    """(slope, limit) of the line in 1 / n through the FIDs and their standard errors, each mean weighed by its images' noise.
+
+    The means share images: treating them as independent makes the slope's error too large rather than too small.
+    """
+    x, y = points(found, "own")
+    errors = deviation(found) / np.sqrt([one["n"] * one["parts"] for one in found["distances"]["own"]["fid"]])
+    fitted, spread = np.polyfit(x, y, 1, w=1 / errors, cov="unscaled")
+    return fitted, np.sqrt(np.diag(spread))
+
+
+def deviation(found: dict[str, Any]) -> float:
+    """c of sd = c / sqrt(n), the deviation of a FID over images, pooled over the sizes that have several parts."""
+    rows = [one for one in found["distances"]["own"]["fid"] if one["parts"] > 1]
+    freedom = sum(one["parts"] - 1 for one in rows)
+    return math.sqrt(sum((one["parts"] - 1) * one["n"] * one["sd"] ** 2 for one in rows) / freedom) if freedom else math.nan
+
+
+def image_noise(scale: str, n: int, folder: str | Path = FOLDER) -> float:
+    """The standard deviation of a FID on n images over the choice of images, as a share of its value."""
+    found = load(scale, folder)
+    (slope, limit), _ = line(found)
+    return deviation(found) / math.sqrt(n) / (limit + slope / n)
+
+
+def repeated(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
+    """What repeated noise does to each distance at the largest n."""
+    found, lines = load(scale, folder), []
+    for metric, title in (("fid", "lab-FID"), ("cmmd", "lab-CMMD"), ("dino_mmd", "lab-DINO-MMD")):
+        own, again = (found["distances"][kind][metric][-1] for kind in ("own", "repeated"))
+        change = percent(again["mean"] / own["mean"] - 1)
+        told = f"{own['mean']:.3f} with noise of each image's own, {again['mean']:.3f} with {found['batch']} noises ({change})"
+        lines.append(f"{title}, n = {own['n']}: {told}")
+    return Note("\n".join(lines))
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    record.write_json(Path(FOLDER) / f"{where.parent.parent.name}.json", study(where))

@@ -1,0 +1,174 @@
+"""The evidence behind a scoreboard as tables: what its seeds could see, whether its ranks are the post's, and net speedups."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prx_lab import fidelity
+from prx_lab.arrival import speedup
+from prx_lab.claims import MANY, measured, of_recipe
+from prx_lab.columns import METRICS, columns
+from prx_lab.errors import LabError
+from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd
+from prx_lab.layout import minus, percent
+from prx_lab.listing import Listing
+from prx_lab.pages import Note
+from prx_lab.posts import published
+from prx_lab.recipe import SCALES
+from prx_lab.record import Record, records
+from prx_lab.show import COLOURS, GREY, Plot, figure
+from prx_lab.table import Table
+
+QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
+HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
+
+
+def detectables(table: Table) -> Listing:
+    """For each metric of a table: the paired standard deviation over seeds, and the difference that its rows could see."""
+    rows, others = [], [row for row in table.rows if not row.is_baseline]
+    counts = sorted({len(cell.common) for row in others for cell in row.cells.values()} - {0, 1})
+    for metric in table.metrics:
+        cells = [row.cells[metric.name] for row in others]
+        sd = pooled_sd([[c.values[s] - c.base[s] for s in c.common] for c in cells])
+        if math.isnan(sd):
+            continue
+        base = next(row.cells[metric.name].mean for row in table.rows if row.is_baseline)
+        whole = noise({row.label: row.cells[metric.name].values for row in table.rows})
+        own = [detectable(sd / math.sqrt(n), n - 1) for n in counts]
+        log = detectable(error(whole, counts[-1]), whole.freedom)
+        shared = -math.expm1(-log) if metric.lower else math.expm1(log)  # an improvement
+        used = str(sum(len(c.common) > 1 for c in cells))
+        rows.append(
+            (metric.head, used, metric.show(sd), *(f"{metric.show(d)} ({100 * d / base:.0f} %)" for d in own), f"{100 * shared:.0f} %")
+        )
+    if not rows:
+        raise LabError(f"No recipe shares two seeds with the baseline at {table.scale} scale yet: nothing can be said about seeds.")
+    head = ("measure", "recipes", "paired sd", *(f"a row sees with {n}" for n in counts), f"with {counts[-1]} and all rows' noise")
+    return Listing(head, tuple(rows), head[1:], SEEN)
+
+
+SEEN = (
+    "Seen: the true difference to the baseline whose 95 % t interval over so many paired seeds excludes zero in 80 % of all repetitions; "
+    "in brackets its share of the baseline's mean.",
+    "All rows' noise: an improvement as a share of the baseline, from log value = recipe + seed + noise over the whole table, "
+    "which has many more degrees of freedom than a row.",
+)
+
+
+def pairing(table: Table) -> Note:
+    """By how much the seeds that recipes share narrow a difference: its deviation over that of runs that share nothing."""
+    lines, factors = [], {}
+    for metric in table.metrics:
+        cells = [row.cells[metric.name] for row in table.rows if not row.is_baseline and len(row.cells[metric.name].common) > 1]
+        both = [np.array([(cell.values[s], cell.base[s]) for s in cell.common]) for cell in cells]
+        if both:
+            paired = math.sqrt(np.mean([np.diff(b).var(ddof=1) for b in both]))
+            unpaired = math.sqrt(np.mean([b.var(axis=0, ddof=1).sum() for b in both]))
+            lines.append(f"{metric.title}: the standard deviation of a difference is {paired / unpaired:.2f} times that of unpaired runs")
+            factors |= {metric.title: paired / unpaired} if metric.name in QUALITY and unpaired else {}
+    if factors:
+        less, same = ([title for title, f in factors.items() if (f < HARDLY) == narrowed] for narrowed in (True, False))
+        told = [f"narrow the differences of {', '.join(less)}"] * bool(less) + [f"hardly or not narrow those of {', '.join(same)}"] * bool(
+            same
+        )
+        lines.append(f"In these runs shared seeds {'; they '.join(told)}.")
+    return Note("\n".join(lines) or "No recipe shares two seeds with the baseline yet: nothing can be said about seeds.")
+
+
+# ------------------------------------------------------------------------------------------------- ranks
+def pairs(metric: str, scale: str = "cpu", root: str | Path = "results") -> list[tuple[str, float, float, int]]:
+    """(recipe, the post's change, our mean change, its seeds) for every row of the post recorded at `scale`, as shares of its baseline.
+
+    Rows with 1024 tokens belong to the scale that has as many and to no other: scales are never mixed.
+    """
+    found, made, bases = records(root).found, [], {}
+    for row in published():
+        base = bases.setdefault(row.table, row)
+        alike = (row.tokens == "1024") == (scale == MANY)
+        ready = alike and row is not base and row.recipe and metric in row.values and base.values.get(metric)
+        if ready:
+            ours = measured(found, row.recipe, base.recipe, metric, scale)
+            made += [(row.recipe, row.values[metric] / base.values[metric] - 1, ours.mean, ours.n)] if math.isfinite(ours.mean) else []
+    return made
+
+
+def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[str] = ("fid", "cmmd", "dino_mmd")) -> Listing:
+    """Kendall's tau-b between the post's changes and ours, per metric. LabError where fewer than four rows are recorded."""
+    rows = []
+    for metric in columns(metrics, list(records(root, scale))):
+        made = pairs(metric.name, scale, root)
+        found: Agreement = agreement([post for _, post, *_ in made], [ours for *_, ours, _ in made])
+        interval = minus(f"{found.tau:+.2f} [{found.lo:+.2f}, {found.hi:+.2f}]")
+        single = str(sum(n == 1 for *_, n in made))
+        rows.append((metric.head, str(found.n), single, interval, f"{found.p:.3f}"))
+    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance")
+    notes = (
+        "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations.",
+        "The interval resamples ablations only: the noise of seeds, largest where there is one, is not in it.",
+        "chance: how often shuffled ranks agree or disagree as much.",
+    )
+    return Listing(head, tuple(rows), head[1:], notes)
+
+
+def scatter(scale: str = "cpu", root: str | Path = "results", metric: str = "fid") -> Plot:
+    """Our change of a metric against the post's, a point per ablation, open where it has one seed. LabError where none is recorded."""
+    found = pairs(metric, scale, root)
+    if not found:
+        raise LabError(f"No row of the post is recorded at {scale} scale yet.")
+    made, axes = figure(6.6, 3.6)
+    for name, post, ours, n in found:
+        axes[0, 0].plot(100 * post, 100 * ours, "o", color=COLOURS[0], fillstyle="none" if n == 1 else "full")
+        axes[0, 0].annotate(name, (100 * post, 100 * ours), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes[0, 0].axhline(0, color=GREY, lw=1)
+    axes[0, 0].axvline(0, color=GREY, lw=1)
+    theirs, ours = METRICS[metric].title, columns([metric], list(records(root, scale)))[0].title
+    labels = {"xlabel": f"the post's change of {theirs}, %", "ylabel": f"our change of {ours}, %"}
+    axes[0, 0].set(**labels, title="Ablations in the post and here (open: one seed)")
+    return Plot(made, f"change of {theirs} in the post against ours of {ours}: {', '.join(name for name, *_ in found)}")
+
+
+# ---------------------------------------------------------------------------------------------- speedups
+def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "baseline") -> Listing:
+    """The net speedup of every recipe that is judged as the baseline is and has a curve, in steps and in seconds."""
+    found = records(root, scale).found
+    base = of_recipe(found, baseline, scale)
+    if not base:
+        raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
+    rows = []
+    for name in sorted({run.name for run in found} - {baseline}):
+        runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))
+        steps, seconds = (speedup(runs, base, against) for against in ("step", "seconds"))
+        if steps.n:
+            rate = measured(found, name, baseline, "images_per_s", scale).mean
+            rows.append((steps.interval.mean, (name, str(steps.n), steps.text, seconds.text, percent(rate))))
+    rows.sort(key=lambda row: -row[0] if row[0] == row[0] else math.inf)  # without a factor last
+    if not rows:
+        raise LabError(f"No recipe shares a seed with {baseline} at {scale} scale yet.")
+    notes = (
+        "Net speedup: the baseline's time to its final FID over a recipe's time to the same FID; above 1 arrives sooner. "
+        "Geometric mean over seeds with the 95 % t interval; one seed has no interval.",
+        "A curve is the nearest falling one and its logarithm is interpolated; the baseline's is treated alike.",
+        "A step takes the median of its phase, so pauses, compilation and evaluation do not count. Teachers' features and "
+        "latents are made before training and do not count either. Steps are exact. Seconds and "
+        "images/s are only indicative: they are of runs that followed one another on a machine that others share.",
+        *judged_on(scale, root),
+    )
+    head = ("recipe", "n", "in steps", "in seconds (indicative)", "images/s (indicative)")
+    return Listing(head, tuple(row for _, row in rows), head[1:], notes)
+
+
+def judged_on(scale: str, root: str | Path) -> list[str]:
+    """What the images alone do to a FID of this scale, at the end of a curve and along it; nothing where that was not studied."""
+    sizes = SCALES[scale].eval_n, SCALES[scale].eval_n // 2  # points along a curve have half the images
+    try:
+        end, along = (f"{fidelity.image_noise(scale, n, Path(root) / 'judges'):.0%}".replace("%", " %") for n in sizes)
+    except LabError:
+        return []
+    return [f"lab-FID on {sizes[0]} images has about {end} noise from the images alone, on the {sizes[1]} along a curve {along}."]
+
+
+def alike(run: Record, base: Record) -> bool:
+    """Whether two runs are judged against the same images and captions."""
+    return run.recipe.get("reference") == base.recipe.get("reference")

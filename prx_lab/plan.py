@@ -6,7 +6,7 @@ REPA in the first stage, perceptual losses, Muon. Each number says whether it is
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import nn
@@ -96,7 +96,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-@cache
+@lru_cache(maxsize=8)
 def forward(name: str, side: int) -> int:
     """Operations of a frozen network's forward pass for one image, as PyTorch counts them on its shapes."""
     with torch.device("meta"):
@@ -106,7 +106,7 @@ def forward(name: str, side: int) -> int:
     return counter.get_total_flops()
 
 
-@cache
+@lru_cache(maxsize=8)
 def reading(tokens: int = 256) -> int:
     """Operations of the text encoder, T5Gemma-2B, for a caption of that many tokens: its matrices alone."""
     from transformers import T5GemmaConfig, T5GemmaEncoderModel

@@ -8,7 +8,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 ABSOLUTE = re.compile(r"""(?:^|[\s"'(=])(/(?:home|root|tmp|work|Users|var|opt|mnt|content)/|[A-Z]:\\\\)""", re.MULTILINE)
-BUDGET = 400_000  # bytes: a page with recorded pictures of four recipes has 310 kB
+BUDGET = 300_000
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -235,6 +235,14 @@ def test_cards_and_board_carry_the_recorded_numbers(tmp_path):
     assert '<a href="notebooks/10_repa.html">repa</a>' in board and "<a" not in board.partition("repa")[0]
 
 
+def test_cards_compare_equal_seeds(tmp_path):
+    for name, fids in (("baseline", (21.0, 30.0)), ("repa", (18.0,))):
+        for seed, fid in enumerate(fids):
+            write_run(tmp_path, name, seed, fid, scale="cpu")
+    cards = prx_results.number_cards(records(tmp_path), tmp_path)
+    assert "21.00 → 18.00" in cards and "25.50" not in cards
+
+
 def test_what_columns_are_sorted_by_is_what_they_show(tmp_path):
     for name, fids in (("baseline", (21.0, 22.0)), ("repa'<", (18.0,))):
         for seed, fid in enumerate(fids):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +12,7 @@ from prx_lab.columns import columns
 from prx_lab.layout import Line, lines
 from prx_lab.recipe import SCALES as SIZES
 from prx_lab.record import Record
-from prx_lab.table import Row, Table
+from prx_lab.table import Cell, Row, Table
 
 SCALES = {"gpu": "one GPU", "cpu": "two laptop cores", "smoke": "CI, seconds"}  # the most telling first
 NOTHING = "No runs are recorded yet: `make run` records a first pair.\n"
@@ -59,12 +60,12 @@ def comparison_cards(table: Table) -> list[tuple[str, str]]:
     if base is None or best is None:
         return []
     fid, seeds = metric["fid"], len(best.cells["fid"].common)
-    before, after = fid.show(base.cells["fid"].mean), fid.show(best.cells["fid"].mean)
+    before, after = map(fid.show, pair(best.cells["fid"]))
     mean, lo, hi = best.cells["fid"].difference()
     delta = f"{fid.show(mean, True)} [{fid.show(lo, True)}, {fid.show(hi, True)}] over {seeds} seeds"
     sure = "one seed, no interval" if math.isnan(lo) else f"difference {delta}"
     cards = [(f"{before} → {after}", f"{fid.title}, baseline → {best.label}, {told(table.scale)}: {sure}")]
-    cards += faster(base, best, fid.title)
+    cards += faster(best, fid.title)
     right = best.cells["composition"].mean
     if not math.isnan(right):
         real = metric["composition"].show(table.ceiling.get("composition", math.nan))
@@ -73,13 +74,18 @@ def comparison_cards(table: Table) -> list[tuple[str, str]]:
     return cards
 
 
-def faster(base: Row, best: Row, judge: str) -> list[tuple[str, str]]:
-    """How much sooner the challenger has the baseline's final quality; nothing where it never has it."""
-    ours, theirs = best.cells["seconds_to_baseline"], base.cells["seconds_to_baseline"]
-    if not (ours.n and theirs.n and math.isfinite(ours.mean) and math.isfinite(theirs.mean)):
+def pair(cell: Cell) -> tuple[float, float]:
+    """The means of the baseline and of a recipe over the seeds that both have; NaN where there are none."""
+    return tuple(statistics.fmean(values[seed] for seed in cell.common) if cell.common else math.nan for values in (cell.base, cell.values))
+
+
+def faster(best: Row, judge: str) -> list[tuple[str, str]]:
+    """How much sooner the challenger has the baseline's final quality, with equal seeds; nothing where it never has it."""
+    theirs, ours = pair(best.cells["seconds_to_baseline"])
+    if math.isnan(ours):
         return []
-    text = f"sooner at the baseline's final {judge}: {ours.mean:.0f} s for {best.label}, {theirs.mean:.0f} s for the baseline"
-    return [(f"{theirs.mean / ours.mean:.2f} ×", text)]
+    text = f"sooner at the baseline's final {judge}: {ours:.0f} s for {best.label}, {theirs:.0f} s for the baseline, with the same seeds"
+    return [(f"{theirs / ours:.2f} ×", text)]
 
 
 # -------------------------------------------------------------------------------------------- scoreboard

@@ -435,7 +435,7 @@ def test_what_is_no_file_is_left_out(tmp_path):
 def test_a_table_of_pickles_is_refused_and_none_is_loaded(tmp_path):
     data = pickle.dumps(Bomb(tmp_path / "trace"))
     pq.write_table(pa.table({"image": [data, data], "text": ["a", "b"]}), tmp_path / "train.parquet")
-    assert "none of the" in refused(lambda: load_source(str(tmp_path)))
+    assert "None of the" in refused(lambda: load_source(str(tmp_path)))
     assert not (tmp_path / "trace").exists()
 
 

@@ -162,7 +162,7 @@ def read_rows(path: Path) -> list[dict]:
                 try:
                     rows.append(dict(json.loads(line)))
                 except (ValueError, TypeError, RecursionError) as error:
-                    raise LabError(f"line {number} of {path} is not a JSON object: {error}.") from error
+                    raise LabError(f"Line {number} of {path} is not a JSON object: {error}.") from error
         return rows
     import pandas
 

@@ -74,7 +74,7 @@ class Listed(Source):
     def captions(self, index: Sequence[int], kind: str = "long") -> list[str]:
         """One caption per image, `mixed` half of each kind by index; all are equal where the data has one kind only."""
         if kind not in ("long", "short", "mixed"):
-            raise LabError(f"captions are 'long' or 'short', or 'mixed' for half of each, not '{kind}'.")
+            raise LabError(f"Captions are 'long' or 'short', or 'mixed' for half of each, not '{kind}'.")
         return [self.items[i].long if kind_at(kind, i) == "long" else self.items[i].short for i in index]
 
     def _square(self, item: Item, size: int) -> np.ndarray:
@@ -96,7 +96,7 @@ class Listed(Source):
         told = "; ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:10]).encode(errors="replace").decode()
         told += "; ..." if len(bad) > 10 else ""
         if len(bad) == len(self.items):
-            raise LabError(f"none of the {len(bad)} images in {self.name} can be read, replace them: {told}.")
+            raise LabError(f"None of the {len(bad)} images in {self.name} can be read, replace them: {told}.")
         self.unreadable = bad
         self.items = [item for item in self.items if item.name not in bad]
         warnings.warn(

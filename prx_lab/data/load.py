@@ -63,7 +63,7 @@ def kind_of(data: str) -> tuple[str, Path, list[str]]:
         pictures = sum(PurePosixPath(name).suffix.lower() in SUFFIXES for name in names)
         return ("parquet", path, tables) if tables and pictures <= len(tables) else ("folder", path, names)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", data) or path.suffix == ".parquet":
-        raise LabError(f"there is no folder or file '{data}'.{neighbour(path)}")
+        raise LabError(f"There is no folder or file '{data}'.{neighbour(path)} Give a folder of images, a Parquet file or a hub name.")
     return "hub", path, []
 
 

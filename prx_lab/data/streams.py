@@ -147,7 +147,7 @@ def parquet_streams(root: Path, names: Sequence[str], caption: str, asked: str) 
             total = sum(read_metadata(file).num_rows for file in files)
             rows = load_dataset("parquet", data_files={"train": files}, split="train", streaming=True)
         except (ArrowException, OSError) as error:
-            raise LabError(f"the Parquet files of {root} cannot be read: {str(error).strip().splitlines()[0]}.") from error
+            raise LabError(f"The Parquet files of {root} cannot be read: {str(error).strip().splitlines()[0]}.") from error
         return Table(str(root), rows, parts, root, total, caption, asked)
 
     return [table(files, parts) for files, parts in divided(parquet_splits(root, names), root)]

@@ -121,4 +121,4 @@ def read_parquet(files: Sequence[str], where: str) -> "Dataset":
         return load_dataset("parquet", data_files={"train": list(files)}, split="train")
     except Exception as error:  # the builder wraps every cause, from a bad magic number to two schemas
         cause = str(error.__cause__ or error).strip().split("\n")[0]
-        raise LabError(f"the Parquet files of {where} cannot be read: {cause}.") from error
+        raise LabError(f"The Parquet files of {where} cannot be read: {cause}.") from error

@@ -202,7 +202,7 @@ def test_bad_metadata_says_what_is_wrong(tmp_path, row, words):
 def test_a_broken_metadata_line_is_numbered(tmp_path):
     paint(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}\n{"file_name": ')
-    with pytest.raises(LabError, match="line 2 of"):
+    with pytest.raises(LabError, match="Line 2 of"):
         load_source(str(tmp_path))
 
 
@@ -310,7 +310,7 @@ def test_unreadable_images_are_named_once_skipped_and_counted(tmp_path):
 
 def test_only_unreadable_images_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"text")
-    with pytest.raises(LabError, match="none of the 1 images"):
+    with pytest.raises(LabError, match="None of the 1 images"):
         load_source(str(tmp_path), caption="a photo")
 
 
@@ -460,7 +460,7 @@ def test_a_table_does_not_open_files_outside_its_folder(tmp_path):
                 warnings.simplefilter("ignore")
                 sources.append(load_source(str(path), split))
         except LabError as error:
-            assert "none of the 1 images" in str(error)
+            assert "None of the 1 images" in str(error)
     assert sum(map(len, sources)) == 1
 
 

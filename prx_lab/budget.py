@@ -16,7 +16,7 @@ from prx_lab.errors import LabError
 from prx_lab.grid import Job
 from prx_lab.listing import Listing
 from prx_lab.machine import device_name
-from prx_lab.recipe import Recipe
+from prx_lab.recipe import Recipe, along
 from prx_lab.record import Record, records
 from prx_lab.run import milestones, pick_device
 from prx_lab.siblings import trained_as, with_weights
@@ -47,8 +47,8 @@ class Cost:
         shapes, s = shapes_of(recipe), recipe.scale
         each = sampling_flops(recipe.last, shapes)
         final = each * s.eval_n
-        along = each * max(2, s.eval_n // 2) * (len(milestones(s.steps, s.evals)) - 1)
-        return Cost(run_flops(recipe, shapes), final + along, final)
+        earlier = each * along(s.eval_n) * (len(milestones(s.steps, s.evals)) - 1)
+        return Cost(run_flops(recipe, shapes), final + earlier, final)
 
 
 @dataclass(frozen=True)

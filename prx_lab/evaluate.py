@@ -26,7 +26,7 @@ from prx_lab.metrics.mmd import mmd_score, unit
 from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, World
 from prx_lab.progress import quiet
-from prx_lab.recipe import Recipe
+from prx_lab.recipe import Recipe, along
 from prx_lab.sample import Condition, generate, predictor
 from prx_lab.spaces import load_space
 from prx_lab.teachers import load_judge, reader
@@ -54,7 +54,7 @@ class Bench:
     @property
     def n_curve(self) -> int:
         """Images of an evaluation along the run."""
-        return max(2, self.n // 2)
+        return along(self.n)
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from prx_lab.layout import minus, percent
 from prx_lab.listing import Listing
 from prx_lab.pages import Note
 from prx_lab.posts import published
-from prx_lab.recipe import SCALES
+from prx_lab.recipe import SCALES, along
 from prx_lab.record import Record, records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
@@ -161,12 +161,12 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
 
 def judged_on(scale: str, root: str | Path) -> list[str]:
     """What the images alone do to a FID of this scale, at the end of a curve and along it; nothing where that was not studied."""
-    sizes = SCALES[scale].eval_n, SCALES[scale].eval_n // 2  # points along a curve have half the images
+    sizes = SCALES[scale].eval_n, along(SCALES[scale].eval_n)
     try:
-        end, along = (f"{fidelity.image_noise(scale, n, Path(root) / 'judges'):.0%}".replace("%", " %") for n in sizes)
+        end, earlier = (f"{fidelity.image_noise(scale, n, Path(root) / 'judges'):.0%}".replace("%", " %") for n in sizes)
     except LabError:
         return []
-    return [f"lab-FID on {sizes[0]} images has about {end} noise from the images alone, on the {sizes[1]} along a curve {along}."]
+    return [f"lab-FID on {sizes[0]} images has about {end} noise from the images alone, on the {sizes[1]} along a curve {earlier}."]
 
 
 def alike(run: Record, base: Record) -> bool:

@@ -51,6 +51,11 @@ class Scale(Spec):
         return self.grid**2
 
 
+def along(n: int) -> int:
+    """Images of an evaluation along a run whose final one has n."""
+    return max(2, n // 2)
+
+
 SCALES = {
     "smoke": Scale("smoke", 32, "simple", 512, 4, 96, 4, 3, 120, 32, 2e-3, 64, 8, 1),
     "cpu": Scale("cpu", 64, "simple", 16384, 8, 128, 6, 4, 600, 64, 3e-3, 512, 16, 4),

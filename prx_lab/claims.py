@@ -6,10 +6,12 @@ interval over seeds; nobody chooses it. The interval's noise is that of all reco
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from prx_lab.columns import METRICS, Metric, columns
+from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, Noise, change, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
@@ -129,6 +131,11 @@ def of_recipe(found: tuple[Record, ...], name: str, scale: str) -> tuple[Record,
     return groups[0] if len(groups) == 1 else ()
 
 
+def alike(run: Record, base: Record) -> bool:
+    """Whether two runs are judged against the same images and captions."""
+    return run.recipe.get("reference") == base.recipe.get("reference")
+
+
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
     """The noise of a metric over all runs of a scale."""
     values: dict[str, dict[int, float]] = {}
@@ -159,10 +166,18 @@ def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, 
     return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
 
 
-def findings(scale: str = "cpu", root: str | Path = "results") -> tuple[Finding, ...]:
-    """Every claim in every metric it speaks of, with its verdict."""
+def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:
+    """The claims that `recipes` test; all of them where none is named. LabError where there is none."""
+    found = tuple(claim for claim in CLAIMS if not recipes or claim.recipe in recipes)
+    if not found:
+        raise LabError(f"The post claims nothing that {', '.join(recipes)} would test; `claims.CLAIMS` lists what it claims.")
+    return found
+
+
+def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collection[str] = ()) -> tuple[Finding, ...]:
+    """Every claim that `recipes` test (all of them where none is named), in every metric it speaks of, with its verdict."""
     found, posts, made = records(root).found, published(), []
-    for claim in CLAIMS:
+    for claim in claims_of(recipes):
         place = claim.scale or scale
         for metric in columns(claim.metrics, [run for run in found if run.scale == place]):
             post = printed(claim, metric.name, posts) if claim.sign is None else math.nan
@@ -189,16 +204,19 @@ def line(one: Finding) -> tuple[str, ...]:
     return one.claim.text, pair, one.metric.head, post, interval(one.ours), str(one.ours.n), one.verdict
 
 
-def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
-    """One line per claim and metric: the pair, the post's change, ours with its interval and number of seeds, the verdict."""
-    made = findings(scale, root)
+def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[str] = ()) -> Listing:
+    """One line per claim and metric: the pair, the post's change, ours with its interval and number of seeds, the verdict.
+
+    Of `recipes` only, as the pages of single methods show it, or of all claims.
+    """
+    made = findings(scale, root, recipes)
     rows = [line(one) for one in made]
     rows = [(" ", " ", *row[2:]) if i and row[:2] == rows[i - 1][:2] else row for i, row in enumerate(rows)]
     judged = [one.verdict.partition(":")[0] for one in made]
     counts = ", ".join(f"{judged.count(word)} {word}" for word in (REPRODUCED, NOT, UNDECIDED, MISSING) if word in judged)
     decided = sum(not math.isnan(one.ours.lo) for one in made)
     notes = (
-        f"{len(made)} measures of {len(CLAIMS)} claims: {counts}.",
+        f"{len(made)} measures of {len(claims_of(recipes))} claims: {counts}.",
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval whose noise is "
         "that of all recipes of the scale, log value = recipe + seed + noise.",
         "Ours are shares of what the baseline has above real images, judged alike, as a distance on few images never falls to zero; "

@@ -8,7 +8,7 @@ import numpy as np
 
 from prx_lab import fidelity
 from prx_lab.arrival import speedup
-from prx_lab.claims import MANY, measured, of_recipe
+from prx_lab.claims import MANY, alike, measured, of_recipe
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd
@@ -17,7 +17,7 @@ from prx_lab.listing import Listing
 from prx_lab.pages import Note
 from prx_lab.posts import published
 from prx_lab.recipe import SCALES, along
-from prx_lab.record import Record, records
+from prx_lab.record import records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
@@ -167,8 +167,3 @@ def judged_on(scale: str, root: str | Path) -> list[str]:
     except LabError:
         return []
     return [f"lab-FID on {sizes[0]} images has about {end} noise from the images alone, on the {sizes[1]} along a curve {earlier}."]
-
-
-def alike(run: Record, base: Record) -> bool:
-    """Whether two runs are judged against the same images and captions."""
-    return run.recipe.get("reference") == base.recipe.get("reference")

@@ -59,6 +59,10 @@ def along(n: int) -> int:
 SCALES = {
     "smoke": Scale("smoke", 32, "simple", 512, 4, 96, 4, 3, 120, 32, 2e-3, 64, 8, 1),
     "cpu": Scale("cpu", 64, "simple", 16384, 8, 128, 6, 4, 600, 64, 3e-3, 512, 16, 4),
+    # `cpu` at four times the steps, for what needs a late part of training: ending a teacher, fine-tuning, storage in bf16
+    "cpu-long": Scale("cpu-long", 64, "simple", 16384, 8, 128, 6, 4, 2400, 64, 3e-3, 512, 16, 4),
+    # 256 tokens of 4x4 pixels on the images of `cpu`, between it and `cpu-1024`; the learning rate is interpolated, not tuned
+    "cpu-256": Scale("cpu-256", 64, "simple", 16384, 16, 128, 6, 4, 560, 32, 2.5e-3, 256, 10, 2),
     # 1024 tokens of 2x2 pixels on the images of `cpu`: a dense run in pixels trains for about 20 minutes on one core and is
     # judged in 7 (about 6 images/s); the learning rate is scaled from `cpu`'s, not tuned
     "cpu-1024": Scale("cpu-1024", 64, "simple", 16384, 32, 96, 6, 3, 560, 12, 2e-3, 256, 10, 2),

@@ -78,6 +78,8 @@ RECIPES: dict[str, Recipe] = {
     "sprint-path-drop": BASE.but(router=SPRINT(), guidance=PathDrop()).then(0.9, BASE.but(router=SPRINT(rate=1.0), guidance=PathDrop())),
     "jit-tread": JIT.but(router=TREAD()),
     "jit-tread-sparse": JIT.but(router=TREAD(), guidance=SparseGuidance()),
+    "jit-tread-light": JIT.but(router=TREAD(rate=0.75)),
+    "jit-tread-short": JIT.but(router=TREAD(start=0.25, end=0.75)),
     "jit-sprint": JIT.but(router=SPRINT()).then(0.9, JIT.but(router=SPRINT(rate=1.0))),
     # data
     "short-captions": BASE.but(captions="short"),
@@ -129,7 +131,9 @@ STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
     "speedrun-pixels", "repa-dense", "tread", "muon", "ema", "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
-MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens, such as cpu-1024
+MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
+ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
+LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-long
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ GROUPS = {
     "post": Group(POST),  # every row of the post at few tokens, and what its rows are compared with
     "speedrun": Group(STACKS),
     "many-tokens": Group(MANY_TOKENS),
+    "routes": Group(ROUTES, 2),
+    "horizon": Group(LATE, 2),
     "sensitivity": Group(("baseline", *(name for name in RECIPES if name not in POST + STACKS)), 2),
 }
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from prx_lab import claims, evidence, findings
-from prx_lab.claims import CLAIMS, MISSING, NOT, REPRODUCED, UNDECIDED, verdict
+from prx_lab.claims import CLAIMS, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate
@@ -123,6 +123,15 @@ def test_older_recipes_of_a_name_are_not_mixed_in(root):
     write_run(root, "repa", 0, 1.0, id="ffffffff")
     found = {f.claim.recipe: f for f in claims.findings(root=root) if f.metric.name == "fid" and f.claim.against == "baseline"}
     assert found["repa"].verdict == MISSING
+
+
+def test_the_page_of_a_method_shows_its_own_claims(root):
+    shown = claims.table(root=root, recipes=("muon", "bf16"))
+    assert {row[1] for row in shown.rows} - {" "} == {"muon / baseline", "bf16 / baseline"} and "6 measures of 2 claims" in repr(shown)
+    own = [line(f) for f in claims.findings(root=root) if f.claim.recipe in ("muon", "bf16")]
+    assert [line(f) for f in claims.findings(root=root, recipes=("muon", "bf16"))] == own  # the noise is that of all recipes, also here
+    with pytest.raises(LabError, match="claims nothing that haste would test"):
+        claims.table(root=root, recipes=("haste",))
 
 
 def test_a_table_without_any_record_says_so(tmp_path):

@@ -57,6 +57,8 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "sprint-raw": {"router"},
     "sprint-path-drop": {"router", "guidance", "phases[0]"},
     "jit-tread": {"space", "predict", "bottleneck", "time", "router"},
+    "jit-tread-light": {"space", "predict", "bottleneck", "time", "router"},
+    "jit-tread-short": {"space", "predict", "bottleneck", "time", "router"},
     "jit-tread-sparse": {"space", "predict", "bottleneck", "time", "router", "guidance"},
     "jit-sprint": {"space", "predict", "bottleneck", "time", "router", "phases[0]"},
     # data

@@ -1,0 +1,97 @@
+"""A forest plot: one metric of many recipes against one baseline, each with its interval, the post's change beside it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prx_lab.claims import alike, noises, of_recipe
+from prx_lab.columns import Metric, columns
+from prx_lab.errors import LabError
+from prx_lab.evidence import Estimate, change
+from prx_lab.posts import counterpart, published
+from prx_lab.record import records
+from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BETTER, WORSE, POST = COLOURS[2], COLOURS[1], COLOURS[4]
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A recipe's change of a metric as a share of its baseline, and the post's; NaN where the post has none."""
+
+    name: str
+    ours: Estimate
+    post: float
+
+    def colour(self, metric: Metric) -> str:
+        """Green or orange where the interval excludes no change, grey where it does not or where there is none."""
+        sign = (self.ours.lo > 0) - (self.ours.hi < 0)
+        return GREY if not sign else BETTER if (sign < 0) == metric.lower else WORSE
+
+
+def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path) -> list[Branch]:
+    """A branch per recipe that shares a seed with the baseline; of all that are judged as it is where no name is given."""
+    found, posts = records(root).found, published()
+    base = of_recipe(found, baseline, scale)
+    if not base:
+        raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
+    theirs, whole, made = {run.seed: run.metric(metric) for run in base}, noises(found, scale, metric), []
+    for name in names or sorted({run.name for run in found if run.scale == scale} - {baseline}):
+        runs = of_recipe(found, name, scale)
+        if runs and (names or alike(runs[0], base[0])):
+            ours = change({run.seed: run.metric(metric) for run in runs}, theirs, whole)
+            row, other = counterpart(name, baseline, posts)
+            known = row is not None and other is not None and metric in row.values and other.values.get(metric)
+            made += [Branch(name, ours, row.values[metric] / other.values[metric] - 1 if known else math.nan)] if ours.n else []
+    return made
+
+
+def forest(
+    names: Sequence[str] = (), metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
+) -> Plot:
+    """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis, the best on top.
+
+    Lines are 95 % intervals with the noise of the whole scale (`evidence.noise`); an open point has one seed and no interval.
+    The order of `names` is kept where they are given. LabError where nothing shares a seed with the baseline.
+    """
+    from matplotlib import rc_context
+
+    (column,) = columns([metric], list(records(root, scale)))
+    found = branches(metric, names, scale, baseline, root)
+    if not found:
+        raise LabError(f"No recipe{' of ' + ', '.join(names) if names else ''} shares a seed with {baseline} at {scale} scale yet.")
+    if not names:
+        found.sort(key=lambda one: one.ours.mean if column.lower else -one.ours.mean)
+    made, axes = figure(6.6, 0.9 + 0.27 * len(found))
+    with rc_context(STYLE):
+        draw(axes[0, 0], found, column)
+        axes[0, 0].set_title(f"{column.head} relative to {baseline} (seeds in brackets)")
+    words = ", ".join(f"{one.name} {1 + one.ours.mean:.2f}" for one in found)
+    return Plot(made, f"{column.head} over that of {baseline}: {words}")
+
+
+def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
+    """The points, intervals and axes of a forest plot, the first branch on top."""
+    axis.axvline(1, color=GREY, lw=1)
+    for place, one in enumerate(found):
+        colour = one.colour(metric)
+        if not math.isnan(one.ours.lo):
+            axis.plot([1 + one.ours.lo, 1 + one.ours.hi], [place, place], color=colour, lw=2)
+        axis.plot(1 + one.ours.mean, place, "o", color=colour, fillstyle="none" if one.ours.n == 1 else "full")
+        axis.plot(1 + one.post, place, "D", color=POST, ms=4)
+    axis.set(xscale="log", yticks=range(len(found)), yticklabels=[f"{one.name} ({one.ours.n})" for one in found])
+    axis.set_ylim(len(found) - 0.4, -0.6)
+    lo, hi = axis.get_xlim()
+    ticks = [tick for tick in TICKS if lo <= tick <= hi]
+    axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(axis="y", visible=False)
+    axis.plot([], [], "o", color=GREY, label="here")
+    axis.plot([], [], "D", color=POST, ms=4, label="in the post")
+    axis.legend(loc="best", fontsize=8)

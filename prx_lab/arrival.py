@@ -39,6 +39,20 @@ def arrival(run: Record, base: Record, against: str = "seconds", metric: str = "
     return math.inf if found is None else found
 
 
+def at_equal_time(run: Record, base: Record, against: str = "seconds", metric: str = "fid") -> float:
+    """The value of `run` at the time at which `base` ends over the value with which that one ends, both on falling curves.
+
+    Between points the logarithm is interpolated. A run that ends sooner keeps its last value; NaN without curves, or where
+    the base ends before the first point of the run.
+    """
+    ours, theirs = clock.curve(run, metric), clock.curve(base, metric)
+    if not ours or not theirs or theirs[-1][against] < ours[0][against]:
+        return math.nan
+    logs = np.log(falling([p["value"] for p in ours]))
+    now = np.interp(theirs[-1][against], [p[against] for p in ours], logs)
+    return math.exp(float(now) - math.log(falling([p["value"] for p in theirs])[-1]))
+
+
 @dataclass(frozen=True)
 class Speedup:
     """How many times sooner a technique arrives at the baseline's final quality: each seed's factor, and what it had when not."""
@@ -55,16 +69,25 @@ class Speedup:
         """Geometric mean with a t interval over log factors; none where some seed never arrives."""
         if self.missed or not self.factors:
             return NONE
-        found = estimate([math.log(f) for f in self.factors])
-        return Estimate(found.n, *(math.exp(v) for v in (found.mean, found.lo, found.hi)))
+        return geometric(self.factors)
 
     @property
     def text(self) -> str:
         if self.missed:
             rest = f"below {max(self.missed):.2f}" if not self.factors else f"{len(self.factors)} of {self.n} arrive"
             return f"not reached, {rest}" if not self.factors else rest
-        found = self.interval
-        return "" if not found.n else f"{found.mean:.2f}" + ("" if math.isnan(found.lo) else f" [{found.lo:.2f}, {found.hi:.2f}]")
+        return factor(self.interval)
+
+
+def geometric(factors: Sequence[float]) -> Estimate:
+    """The geometric mean of one factor per seed with the t interval of their logarithms."""
+    found = estimate([math.log(f) for f in factors])
+    return Estimate(found.n, *(math.exp(v) for v in (found.mean, found.lo, found.hi)))
+
+
+def factor(found: Estimate) -> str:
+    """A factor with its interval where it has one."""
+    return "" if not found.n else f"{found.mean:.2f}" + ("" if math.isnan(found.lo) else f" [{found.lo:.2f}, {found.hi:.2f}]")
 
 
 def speedup(runs: Sequence[Record], base: Sequence[Record], against: str = "seconds") -> Speedup:

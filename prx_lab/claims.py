@@ -131,11 +131,6 @@ def of_recipe(found: tuple[Record, ...], name: str, scale: str) -> tuple[Record,
     return groups[0] if len(groups) == 1 else ()
 
 
-def alike(run: Record, base: Record) -> bool:
-    """Whether two runs are judged against the same images and captions."""
-    return run.recipe.get("reference") == base.recipe.get("reference")
-
-
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
     """The noise of a metric over all runs of a scale."""
     values: dict[str, dict[int, float]] = {}
@@ -197,6 +192,11 @@ def interval(found: Estimate) -> str:
     return percent(found.mean) + ends
 
 
+def counted(n: int, what: str) -> str:
+    """A number of things in words that agree."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def line(one: Finding) -> tuple[str, ...]:
     """A finding as the texts of a row."""
     post = percent(one.post) if one.claim.sign is None else WORDS[one.claim.sign]
@@ -216,13 +216,15 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     counts = ", ".join(f"{judged.count(word)} {word}" for word in (REPRODUCED, NOT, UNDECIDED, MISSING) if word in judged)
     decided = sum(not math.isnan(one.ours.lo) for one in made)
     notes = (
-        f"{len(made)} measures of {len(claims_of(recipes))} claims: {counts}.",
+        f"{counted(len(made), 'measure')} of {counted(len(claims_of(recipes)), 'claim')}: {counts}.",
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval whose noise is "
         "that of all recipes of the scale, log value = recipe + seed + noise.",
         "Ours are shares of what the baseline has above real images, judged alike, as a distance on few images never falls to zero; "
         "below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
-        f"Of {decided} intervals at 95 %, about {0.05 * decided:.0f} exclude a true value by chance: one verdict alone is weak.",
     )
+    if decided:
+        luck = f"{0.05 * decided:.1f}"
+        notes += (f"Of {counted(decided, 'interval')} at 95 %, about {luck} exclude a true value by chance: one verdict alone is weak.",)
     return Listing(("claim", "pair", "measure", "post", "ours", "n", "verdict"), tuple(rows), ("post", "ours", "n"), notes)
 
 

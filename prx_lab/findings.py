@@ -1,14 +1,14 @@
 """The evidence behind a scoreboard as tables: what its seeds could see, whether its ranks are the post's, and net speedups."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from prx_lab import fidelity
-from prx_lab.arrival import speedup
-from prx_lab.claims import MANY, alike, measured, of_recipe
+from prx_lab.arrival import at_equal_time, factor, geometric, speedup
+from prx_lab.claims import MANY, measured, of_recipe
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd
@@ -17,7 +17,7 @@ from prx_lab.listing import Listing
 from prx_lab.pages import Note
 from prx_lab.posts import published
 from prx_lab.recipe import SCALES, along
-from prx_lab.record import records
+from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
@@ -130,32 +130,40 @@ def scatter(scale: str = "cpu", root: str | Path = "results", metric: str = "fid
 
 
 # ---------------------------------------------------------------------------------------------- speedups
-def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "baseline") -> Listing:
-    """The net speedup of every recipe that is judged as the baseline is and has a curve, in steps and in seconds."""
+def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "baseline", recipes: Collection[str] = ()) -> Listing:
+    """The net speedup of every recipe that is judged as the baseline is and has a curve, in steps and in seconds.
+
+    Of `recipes` only where some are named. The last column is the FID at the second at which the baseline ends, over its own.
+    LabError where nothing shares a seed with the baseline.
+    """
     found = records(root, scale).found
     base = of_recipe(found, baseline, scale)
     if not base:
         raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
-    rows = []
-    for name in sorted({run.name for run in found} - {baseline}):
+    ends, rows = {run.seed: run for run in base}, []
+    for name in sorted({run.name for run in found if not recipes or run.name in recipes} - {baseline}):
         runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))
         steps, seconds = (speedup(runs, base, against) for against in ("step", "seconds"))
         if steps.n:
             rate = measured(found, name, baseline, "images_per_s", scale).mean
-            rows.append((steps.interval.mean, (name, str(steps.n), steps.text, seconds.text, percent(rate))))
+            equal = [value for run in runs if run.seed in ends and math.isfinite(value := at_equal_time(run, ends[run.seed]))]
+            row = (name, str(steps.n), steps.text, seconds.text, factor(geometric(equal)), percent(rate))
+            rows.append((steps.interval.mean, row))
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else math.inf)  # without a factor last
     if not rows:
-        raise LabError(f"No recipe shares a seed with {baseline} at {scale} scale yet.")
+        raise LabError(f"No recipe{' of ' + ', '.join(recipes) if recipes else ''} shares a seed with {baseline} at {scale} scale yet.")
     notes = (
-        "Net speedup: the baseline's time to its final FID over a recipe's time to the same FID; above 1 arrives sooner. "
+        f"Net speedup: the time of {baseline} to its final FID over a recipe's time to the same FID; above 1 arrives sooner. "
         "Geometric mean over seeds with the 95 % t interval; one seed has no interval.",
+        f"FID at equal time: at the training second at which {baseline} ends, over that of {baseline}; below 1 is better. "
+        "A slower recipe is read before its learning rate has fallen to zero.",
         "A curve is the nearest falling one and its logarithm is interpolated; the baseline's is treated alike.",
         "A step takes the median of its phase, so pauses, compilation and evaluation do not count. Teachers' features and "
         "latents are made before training and do not count either. Steps are exact. Seconds and "
         "images/s are only indicative: they are of runs that followed one another on a machine that others share.",
         *judged_on(scale, root),
     )
-    head = ("recipe", "n", "in steps", "in seconds (indicative)", "images/s (indicative)")
+    head = ("recipe", "n", "speedup in steps", "in seconds (indicative)", "FID at equal time (indicative)", "images/s (indicative)")
     return Listing(head, tuple(row for _, row in rows), head[1:], notes)
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prx_lab.claims import alike, noises, of_recipe
+from prx_lab.claims import noises, of_recipe
 from prx_lab.columns import Metric, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
 from prx_lab.posts import counterpart, published
-from prx_lab.record import records
+from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 if TYPE_CHECKING:

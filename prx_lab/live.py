@@ -100,6 +100,11 @@ def recorded_of(names: Sequence[str], baseline: str, scale: str) -> list[Record]
     return found
 
 
+def table(*names: str, baseline: str = "baseline", scale: str = "cpu", metrics: Sequence[str] = SHOWN) -> Table | Note:
+    """The table of recorded recipes against their baseline, or a line that says that nothing is recorded yet."""
+    return shown(lambda: recorded_of(names, baseline, scale) and Table.of(scale, names, baseline, metrics))
+
+
 def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "seconds") -> show.Plot | Note:
     """Recorded curves of recipes and their baseline, or a line that says that nothing is recorded yet."""
     return shown(lambda: show.curves(recorded_of(names, baseline, scale), metric, against))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
 LARGEST = 1e300  # a number beyond is none
+REFERENCE = {"style": "render", "captions": "long"}  # of a record whose recipe had no such field yet
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -161,6 +162,12 @@ class Record:
 
     def __repr__(self) -> str:
         return f"Record({label(self.folder)}, {len(self.train)} training rows)"
+
+
+def alike(run: Record, base: Record) -> bool:
+    """Whether two runs are judged against images of the same style and given captions of the same kind."""
+    own, other = (REFERENCE | (r.recipe.get("reference") or {}) for r in (run, base))
+    return all(own[key] == other[key] for key in REFERENCE)
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ from prx_lab.columns import SHOWN, Metric, by_seed, columns, judges
 from prx_lab.errors import LabError
 from prx_lab.metrics.stats import paired, summary
 from prx_lab.posts import Published, counterpart, published
-from prx_lab.record import Record, Records, number, records
+from prx_lab.record import Record, Records, alike, number, records
 
 if TYPE_CHECKING:
     import pandas
@@ -138,7 +138,8 @@ def build(
     goal = {m.name: by_seed(m.name, base_runs, base_runs) for m in shown}
     rows = []
     for label, runs in groups.items():
-        cells = {m.name: Cell(by_seed(m.name, runs, base_runs), goal[m.name]) for m in shown}
+        same = not base_runs or all(alike(run, base_runs[0]) for run in runs)
+        cells = {m.name: Cell(by_seed(m.name, runs, base_runs if same else ()), goal[m.name] if same else {}) for m in shown}
         name = runs[0].name if runs else label
         post, post_base = counterpart(name, base_runs[0].name if base_runs else baseline, posts)
         rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base))
@@ -185,7 +186,7 @@ def ceiling(shown: Sequence[Metric], used: Sequence[Record]) -> dict[str, float]
 
 def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown: Sequence[Metric]) -> tuple[str, ...]:
     """What a reader must know to read the numbers: evaluation size, judges, machines, code, and what was left out."""
-    lines, used = [], [record for runs in groups.values() for record in runs]
+    lines, used, base = [], [record for runs in groups.values() for record in runs], next(iter(groups.values()))
     if any(len(row.seeds) > 1 for row in rows):
         lines.append("n: seeds. Value: mean ± sd. Δ: paired difference to the baseline over common seeds [95 % t interval].")
     elif used:
@@ -194,6 +195,9 @@ def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown
     behind = [f"{row.label} ({len(row.seeds)})" for row in rows if 0 < len(row.seeds) < most]
     if behind:
         lines.append(f"Fewer than the baseline's {most} seeds: {', '.join(behind)}.")
+    apart = [label for label, runs in groups.items() if runs and base and not all(alike(run, base[0]) for run in runs)]
+    if apart:
+        lines.append(f"Judged against other images or given other captions than the baseline, so without a difference: {', '.join(apart)}.")
     sizes = sorted({int(n) for record in used if (n := number(record.eval.get("n"))) >= 1})
     if sizes:
         text = " or ".join(map(str, sizes))

@@ -213,4 +213,8 @@ def test_speedups_leave_out_what_is_judged_otherwise(root):
     shown = {row[0]: row for row in findings.speedups(root=root).rows}
     assert next(iter(shown)) == "repa-dense" and set(shown) == set(TRUE)
     assert "only indicative" in repr(findings.speedups(root=root))
+    assert [row[0] for row in findings.speedups(root=root, recipes=("muon", "camera", "tread")).rows] == ["muon", "tread"]
+    with pytest.raises(LabError, match="No recipe of haste shares a seed with baseline"):
+        findings.speedups(root=root, recipes=("haste",))
+    assert float(shown["muon"][4].split()[0]) < 1 < float(shown["tread"][4].split()[0])
     assert all("not reached" in shown[name][2] for name in ("short-captions", "bf16", "tread")) and "[" in shown["muon"][2]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from prx_lab import clock
-from prx_lab.arrival import arrival, falling, speedup
+from prx_lab.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
 from prx_lab.errors import LabError
 from prx_lab.evidence import Noise, agreement, change, detectable, error, estimate, noise, pooled_sd, power, shares, tau_b
 from prx_lab.record import Record, append_json, write_json
@@ -186,6 +186,21 @@ def test_exponential_curves_are_crossed_exactly(tmp_path):
     assert speedup([fast], [base]).factors == pytest.approx((2.0,)) and speedup([slow], [base]).factors == pytest.approx((0.5,))
     assert speedup([slow], [base], "step").factors == pytest.approx((2.0,))
     assert speedup([fast], [base]).text == "2.00"
+
+
+def test_quality_at_equal_time_reads_a_slow_run_early_and_a_fast_one_at_its_end(tmp_path):
+    """The base ends at 1 after 10 seconds; a run at a quarter of its rate has done 25 of 100 steps, one at half of it 50."""
+    base = run_of(tmp_path / "a", 0, [8.0, 4.0, 2.0, 1.0], [100.0])
+    at = {
+        rate: at_equal_time(run_of(tmp_path / str(rate), 0, [4.0, 2.0, 1.0, 0.5], [rate]), base)
+        for rate in (25.0, 50.0, 75.0, 100.0, 400.0)
+    }
+    assert at == pytest.approx({25.0: 4.0, 50.0: 2.0, 75.0: 1.0, 100.0: 0.5, 400.0: 0.5})
+    between = at_equal_time(run_of(tmp_path / "c", 0, [4.0, 1.0, 0.5, 0.5], [37.5]), base)
+    assert between == pytest.approx(2.0)  # half-way from 4 to 1 on a logarithmic axis
+    assert math.isnan(at_equal_time(run_of(tmp_path / "d", 0, [4.0, 1.0], [10.0]), base))  # nothing is known of it so early
+    assert at_equal_time(base, base) == pytest.approx(1.0)
+    assert factor(geometric([0.5, 2.0])).startswith("1.00 [") and factor(geometric([0.5])) == "0.50" and factor(geometric([])) == ""
 
 
 def test_a_lucky_evaluation_earns_nothing(tmp_path):

@@ -196,3 +196,19 @@ def test_a_seed_that_never_arrives_leaves_no_difference_over_the_others(root):
     assert "1 of 2 reach it" in line(Table.of("cpu", root=root), "tread")
     with pytest.raises(LabError, match="nothing can be said about seeds"):
         detectables(Table.of("cpu", ["tread"], metrics=["seconds_to_baseline"], root=root))
+
+
+def test_a_row_judged_otherwise_has_values_and_no_difference(tmp_path):
+    for name, fid in (("baseline", 20.0), ("camera", 10.0), ("repa", 15.0)):
+        folder = write_run(tmp_path, name, 0, fid)
+        if name == "camera":
+            write_json(folder / "recipe.json", {"type": "Recipe", "reference": {"style": "photo", "captions": "long"}})
+        if name == "baseline":  # a record from before the field has the reference that everything had
+            write_json(folder / "recipe.json", {"type": "Recipe", "reference": {"style": "render", "captions": "long"}})
+    table = Table.of("cpu", metrics=("fid", "seconds_to_baseline"), root=tmp_path)
+    rows = {row.label: row.cells for row in table.rows}
+    assert rows["camera"]["fid"].mean == 10.0 and not rows["camera"]["fid"].common and not rows["camera"]["seconds_to_baseline"].n
+    assert rows["repa"]["fid"].difference()[0] == -5.0
+    assert "so without a difference: camera." in repr(table)
+    own = Table.of("cpu", ("repa",), baseline="camera", metrics=("fid",), root=tmp_path)
+    assert "without a difference: repa." in repr(own)

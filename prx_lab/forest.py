@@ -1,24 +1,24 @@
 """A forest plot: one metric of many recipes against one baseline, each with its interval, the post's change beside it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prx_lab.claims import noises, of_recipe
-from prx_lab.columns import Metric, columns
+from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
 from prx_lab.posts import counterpart, published
-from prx_lab.record import alike, records
+from prx_lab.record import Record, alike, records
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BETTER, WORSE, POST = COLOURS[2], COLOURS[1], COLOURS[4]
-TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+FINE, COARSE = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0), (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -36,39 +36,54 @@ class Branch:
 
 
 def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path) -> list[Branch]:
-    """A branch per recipe that shares a seed with the baseline; of all that are judged as it is where no name is given."""
+    """A branch for each recipe that shares a seed with the baseline, in the order of `names`."""
     found, posts = records(root).found, published()
+    theirs = {run.seed: run.metric(metric) for run in base_of(found, scale, baseline)}
+    whole, made = noises(found, scale, metric), []
+    for name in names:
+        ours = change({run.seed: run.metric(metric) for run in of_recipe(found, name, scale)}, theirs, whole)
+        row, other = counterpart(name, baseline, posts)
+        known = row is not None and other is not None and metric in row.values and other.values.get(metric)
+        made += [Branch(name, ours, row.values[metric] / other.values[metric] - 1 if known else math.nan)] if ours.n else []
+    return made
+
+
+def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Record, ...]:
+    """The runs of a baseline. LabError where none is recorded."""
     base = of_recipe(found, baseline, scale)
     if not base:
         raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
-    theirs, whole, made = {run.seed: run.metric(metric) for run in base}, noises(found, scale, metric), []
-    for name in names or sorted({run.name for run in found if run.scale == scale} - {baseline}):
-        runs = of_recipe(found, name, scale)
-        if runs and (names or alike(runs[0], base[0])):
-            ours = change({run.seed: run.metric(metric) for run in runs}, theirs, whole)
-            row, other = counterpart(name, baseline, posts)
-            known = row is not None and other is not None and metric in row.values and other.values.get(metric)
-            made += [Branch(name, ours, row.values[metric] / other.values[metric] - 1 if known else math.nan)] if ours.n else []
-    return made
+    return base
+
+
+def ranked(
+    metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results", among: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The recorded recipes that are judged as the baseline is, the best first; only those `among` the given names where there are any."""
+    found = records(root).found
+    base = base_of(found, scale, baseline)
+    names = sorted({run.name for run in found if run.scale == scale and (not among or run.name in among)} - {baseline})
+    names = [name for name in names if (runs := of_recipe(found, name, scale)) and alike(runs[0], base[0])]
+    sign = 1 if METRICS[metric].lower else -1
+    return tuple(one.name for one in sorted(branches(metric, names, scale, baseline, root), key=lambda one: sign * one.ours.mean))
 
 
 def forest(
     names: Sequence[str] = (), metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
 ) -> Plot:
-    """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis, the best on top.
+    """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
     Lines are 95 % intervals with the noise of the whole scale (`evidence.noise`); an open point has one seed and no interval.
-    The order of `names` is kept where they are given. LabError where nothing shares a seed with the baseline.
+    `names` stand from top to bottom; without them all that is recorded, as `ranked`. LabError where nothing shares a seed
+    with the baseline.
     """
     from matplotlib import rc_context
 
     (column,) = columns([metric], list(records(root, scale)))
-    found = branches(metric, names, scale, baseline, root)
+    found = branches(metric, names or ranked(metric, scale, baseline, root), scale, baseline, root)
     if not found:
         raise LabError(f"No recipe{' of ' + ', '.join(names) if names else ''} shares a seed with {baseline} at {scale} scale yet.")
-    if not names:
-        found.sort(key=lambda one: one.ours.mean if column.lower else -one.ours.mean)
-    made, axes = figure(6.6, 0.9 + 0.27 * len(found))
+    made, axes = figure(6.6, 0.9 + 0.24 * len(found))
     with rc_context(STYLE):
         draw(axes[0, 0], found, column)
         axes[0, 0].set_title(f"{column.head} relative to {baseline} (seeds in brackets)")
@@ -88,7 +103,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     axis.set(xscale="log", yticks=range(len(found)), yticklabels=[f"{one.name} ({one.ours.n})" for one in found])
     axis.set_ylim(len(found) - 0.4, -0.6)
     lo, hi = axis.get_xlim()
-    ticks = [tick for tick in TICKS if lo <= tick <= hi]
+    ticks = [tick for tick in (FINE if hi / lo < 12 else COARSE) if lo <= tick <= hi]
     axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.grid(axis="y", visible=False)

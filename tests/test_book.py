@@ -219,6 +219,7 @@ def test_without_records_the_page_says_so():
     assert "No runs are recorded" in prx_results.number_cards((), Path("results"))
     assert "No runs are recorded" in prx_results.scoreboards((), Path("results"), {})
     assert "No runs are recorded" in prx_results.example((), Path("results"))
+    assert "No runs are recorded" in prx_results.glance((), Path("results"), Path())
 
 
 def test_cards_and_board_carry_the_recorded_numbers(tmp_path):
@@ -233,6 +234,15 @@ def test_cards_and_board_carry_the_recorded_numbers(tmp_path):
     board = prx_results.scoreboards(found, tmp_path, {"repa": "notebooks/10_repa"})
     assert all(number in board for number in fid.values())
     assert '<a href="notebooks/10_repa.html">repa</a>' in board and "<a" not in board.partition("repa")[0]
+
+
+def test_the_first_figure_shows_the_posts_rows_and_says_its_numbers_in_words(tmp_path):
+    for name, fid in (("baseline", 20.0), ("muon", 10.0), ("muon-low-lr", 5.0)):
+        write_run(tmp_path, name, 0, fid, scale="cpu")
+    out = tmp_path / "_generated"
+    out.mkdir()
+    told = prx_results.glance(records(tmp_path), tmp_path, out)
+    assert "_generated/forest.png" in told and "muon 0.50" in told and "muon-low-lr" not in told and (out / "forest.png").exists()
 
 
 def test_cards_compare_equal_seeds(tmp_path):

@@ -9,7 +9,7 @@ from prx_lab.claims import noises
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.evidence import change
-from prx_lab.forest import BETTER, POST, WORSE, branches, forest
+from prx_lab.forest import BETTER, POST, WORSE, branches, forest, ranked
 from prx_lab.record import records, write_json
 from prx_lab.show import GREY
 from tests.made_up import write_run
@@ -41,6 +41,11 @@ def test_points_are_ratios_over_common_seeds_the_best_on_top(root):
     assert "muon 0.5" in repr(plot) and axis.get_ylim()[0] > axis.get_ylim()[1]
 
 
+def test_the_best_comes_first_in_either_direction(root):
+    assert ranked(root=root) == ("muon", "flux2", "repa", "tread") and ranked(root=root, among=("tread", "muon")) == ("muon", "tread")
+    assert ranked("composition", root=root) == ("muon", "flux2", "repa", "tread")  # made up as 1 / FID
+
+
 def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
     one = next(b for b in branches("fid", ("muon",), "cpu", "baseline", root))
     found = records(root).found
@@ -53,9 +58,9 @@ def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
 
 
 def test_colours_follow_intervals_and_the_direction_of_the_metric(root):
-    fid = {b.name: b.colour(METRICS["fid"]) for b in branches("fid", (), "cpu", "baseline", root)}
+    fid = {b.name: b.colour(METRICS["fid"]) for b in branches("fid", ranked(root=root), "cpu", "baseline", root)}
     assert fid == {"muon": BETTER, "tread": WORSE, "repa": GREY, "flux2": GREY}
-    right = {b.name: b.colour(METRICS["composition"]) for b in branches("composition", (), "cpu", "baseline", root)}
+    right = {b.name: b.colour(METRICS["composition"]) for b in branches("composition", ranked(root=root), "cpu", "baseline", root)}
     assert right["muon"] == BETTER and right["tread"] == WORSE  # a share of right answers, made up as 1 / FID
 
 

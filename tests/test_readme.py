@@ -9,21 +9,33 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from prx_lab import recipes
 from prx_lab.cli import app
+from prx_lab.forest import forest, ranked
 from prx_lab.record import records
+from prx_lab.show import Plot
 from prx_lab.table import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 MARK = "<!-- scoreboard -->"
 SCALE = "cpu"
-HERO = ROOT / "book" / "_static" / "hero.png"
+HERO, GLANCE = (ROOT / "book" / "_static" / name for name in ("hero.png", "glance.png"))
 
 
 def with_scoreboard(text: str) -> str:
     """README's text with the recorded scoreboard between its two marks."""
     before, _, after = text.split(MARK)
-    return f"{before}{MARK}\n\n{markdown_table(SCALE, ROOT / 'results').strip()}\n\n{MARK}{after}"
+    picture = f"![{glance()}]({GLANCE.relative_to(ROOT).as_posix()})"
+    table = markdown_table(SCALE, ROOT / "results").strip()
+    fold = f"<details><summary>The whole scoreboard: every recorded recipe, all scores</summary>\n\n{table}\n\n</details>"
+    return f"{before}{MARK}\n\n{picture}\n\n{fold}\n\n{MARK}{after}"
+
+
+def glance() -> Plot:
+    """The post's techniques in one figure; its text, which README holds, has its numbers."""
+    root = ROOT / "results"
+    return forest(ranked(scale=SCALE, root=root, among=recipes.GLANCE), scale=SCALE, root=root)
 
 
 def test_scoreboard_is_the_recorded_one():
@@ -43,8 +55,9 @@ def test_pictures_links_and_commands_exist(name):
     assert set(re.findall(r"prx-lab (\w+)", commands)) <= {command.callback.__name__ for command in app.registered_commands}
 
 
-def test_the_picture_of_the_first_page_exists():
-    assert HERO.relative_to(ROOT).as_posix() in README.read_text(encoding="utf-8") and HERO.exists()
+@pytest.mark.parametrize("picture", [HERO, GLANCE])
+def test_the_pictures_of_the_first_page_exist(picture):
+    assert picture.relative_to(ROOT).as_posix() in README.read_text(encoding="utf-8") and picture.exists()
 
 
 def hero() -> Image.Image:
@@ -56,4 +69,5 @@ def hero() -> Image.Image:
 
 if __name__ == "__main__":
     hero().save(HERO, optimize=True)
+    glance().save(GLANCE)
     README.write_text(with_scoreboard(README.read_text(encoding="utf-8")), encoding="utf-8")

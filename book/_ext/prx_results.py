@@ -9,8 +9,11 @@ from html import escape
 from pathlib import Path
 
 from prx_lab.columns import columns
+from prx_lab.errors import LabError
+from prx_lab.forest import forest, ranked
 from prx_lab.layout import Line, lines
 from prx_lab.recipe import SCALES as SIZES
+from prx_lab.recipes import GLANCE
 from prx_lab.record import Record
 from prx_lab.table import Cell, Row, Table
 
@@ -178,6 +181,20 @@ def card(record: Record, out: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------ how to read
+def glance(records: Sequence[Record], root: Path, out: Path) -> str:
+    """The recipes of the post and the stack in one figure, at the most telling scale at which one can be compared."""
+    for scale in scales(records):
+        try:
+            names = ranked(scale=scale, root=root, among=GLANCE)
+            plot = forest(names, scale=scale, root=root) if names else None
+        except LabError:
+            continue
+        if plot:
+            plot.save(out / "forest.png")
+            return f"```{{image}} {out.name}/forest.png\n:alt: {plot}\n:class: prx-glance\n```\n"
+    return NOTHING
+
+
 def example(records: Sequence[Record], root: Path) -> str:
     """The library's own table of the baseline and of the recipe that the cards show, as every page prints it."""
     tables = [Table.of(scale, root=root) for scale in scales(records)]

@@ -38,7 +38,10 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `prx-lab recipes`.")]
 ScaleOption = Annotated[
-    str, typer.Option("--scale", help="smoke (seconds), cpu (minutes), cpu-long, cpu-256, cpu-1024 or gpu; by default the recipe's own.")
+    str,
+    typer.Option(
+        "--scale", help="smoke (seconds), cpu (minutes), cpu-short, cpu-long, cpu-256, cpu-1024 or gpu; by default the recipe's own."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the recorded runs.")]

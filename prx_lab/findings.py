@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prx_lab import fidelity
+from prx_lab import clock, fidelity
 from prx_lab.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.claims import MANY, measured, of_recipe
 from prx_lab.columns import METRICS, columns
@@ -16,7 +16,7 @@ from prx_lab.layout import minus, percent
 from prx_lab.listing import Listing
 from prx_lab.pages import Note
 from prx_lab.posts import published
-from prx_lab.recipe import SCALES, along
+from prx_lab.recipe import SCALES, Scale, along
 from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
@@ -165,6 +165,41 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
     )
     head = ("recipe", "n", "speedup in steps", "in seconds (indicative)", "FID at equal time (indicative)", "images/s (indicative)")
     return Listing(head, tuple(row for _, row in rows), head[1:], notes)
+
+
+def shortened(
+    recipes: Sequence[str], short: str = "cpu-short", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
+) -> Listing:
+    """Whole runs at a short scale against the baseline's whole runs at `scale`: the FID and the training time, as ratios over seeds.
+
+    The strictest reading of a speedrun: every run ends with a learning rate of zero, so no curve is read before its time.
+    LabError where no recipe shares a seed with the baseline, and where the two scales are not judged alike.
+    """
+    ours, theirs = records(root, short).found, records(root, scale).found
+    base = {run.seed: run for run in of_recipe(theirs, baseline, scale)}
+    if judging(SCALES[short]) != judging(SCALES[scale]):
+        raise LabError(f"{short} and {scale} are not judged alike: their FIDs do not compare.")
+    rows = []
+    for name in recipes:
+        runs = [run for run in of_recipe(ours, name, short) if run.seed in base and alike(run, base[run.seed])]
+        fids = [run.metric("fid") / base[run.seed].metric("fid") for run in runs]
+        times = [clock.training_seconds(run) / clock.training_seconds(base[run.seed]) for run in runs]
+        if runs:
+            rows.append((name, str(len(runs)), *(factor(geometric([v for v in own if math.isfinite(v)])) for own in (fids, times))))
+    if not rows:
+        raise LabError(f"No run of {', '.join(recipes)} at {short} scale shares a seed with {baseline} at {scale} scale yet.")
+    notes = (
+        f"Ratios to {baseline} at {scale} scale, same seeds, judged on the same captions: a FID of 1.00 or less has its quality. "
+        "Geometric mean with the 95 % t interval over seeds; one seed has no interval.",
+        f"{SCALES[short].steps} steps against {SCALES[scale].steps}. The time is that of training steps on a machine that others share.",
+    )
+    head = ("recipe", "n", "FID, ratio", "training time, ratio (indicative)")
+    return Listing(head, tuple(rows), head[1:], notes)
+
+
+def judging(scale: Scale) -> tuple[object, ...]:
+    """What of a scale decides how a run is judged."""
+    return scale.size, scale.level, scale.eval_n, scale.eval_steps
 
 
 def judged_on(scale: str, root: str | Path) -> list[str]:

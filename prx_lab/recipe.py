@@ -59,6 +59,8 @@ def along(n: int) -> int:
 SCALES = {
     "smoke": Scale("smoke", 32, "simple", 512, 4, 96, 4, 3, 120, 32, 2e-3, 64, 8, 1),
     "cpu": Scale("cpu", 64, "simple", 16384, 8, 128, 6, 4, 600, 64, 3e-3, 512, 16, 4),
+    # `cpu` in a third of the steps, the learning rate falling to zero there: what a speedrun is held against
+    "cpu-short": Scale("cpu-short", 64, "simple", 16384, 8, 128, 6, 4, 200, 64, 3e-3, 512, 16, 2),
     # `cpu` at four times the steps, for what needs a late part of training: ending a teacher, fine-tuning, storage in bf16
     "cpu-long": Scale("cpu-long", 64, "simple", 16384, 8, 128, 6, 4, 2400, 64, 3e-3, 512, 16, 4),
     # 256 tokens of 4x4 pixels on the images of `cpu`, between it and `cpu-1024`; the learning rate is interpolated, not tuned

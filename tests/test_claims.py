@@ -218,3 +218,17 @@ def test_speedups_leave_out_what_is_judged_otherwise(root):
         findings.speedups(root=root, recipes=("haste",))
     assert float(shown["muon"][4].split()[0]) < 1 < float(shown["tread"][4].split()[0])
     assert all("not reached" in shown[name][2] for name in ("short-captions", "bf16", "tread")) and "[" in shown["muon"][2]
+
+
+def test_whole_short_runs_are_held_against_whole_runs_of_the_baseline(root):
+    for seed, luck in enumerate((1.0, 1.1, 0.9)):
+        write_run(root, "muon", seed, 10.0 * luck, scale="cpu-short")
+        write_run(root, "muon-low-lr", seed, 10.0, scale="cpu-short")
+    shown = findings.shortened(("muon", "muon-low-lr", "sprint"), root=root)
+    assert [row[:3] for row in shown.rows] == [("muon", "3", "0.50 [0.50, 0.50]"), ("muon-low-lr", "3", shown.rows[1][2])]
+    lo, hi = (float(end) for end in shown.rows[1][2].partition("[")[2].rstrip("]").split(","))
+    assert lo < 0.5 < hi and "200 steps against 600" in repr(shown)
+    with pytest.raises(LabError, match="No run of sprint at cpu-short scale shares a seed with baseline at cpu scale yet"):
+        findings.shortened(("sprint",), root=root)
+    with pytest.raises(LabError, match="not judged alike"):
+        findings.shortened(("muon",), short="cpu-1024", root=root)

@@ -79,7 +79,7 @@ UNTESTABLE = (
     ("the semantic autoencoder costs the most speed", "Latents are encoded once, before training; a step pays only for their channels."),
     ("1024-pixel images without an autoencoder train, only slower than 256-pixel latents", "No scale of the bench has such images."),
     ("late in training, textures sharpen when REPA ends", "Judged by eye, far beyond the steps of a run here; the row above asks the FID."),
-    ("camera images need longer for the same global structure", "The detector of composition learned from renders: it favours them."),
+    ("camera images need longer for the same global structure", "No measure here is of global structure alone, and no row trains longer."),
     ("absolute FID, CMMD and DINO-MMD", "Other judges, images and counts; and the released code measures FID on wrapped colours."),
 )
 

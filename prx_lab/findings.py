@@ -151,12 +151,13 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
             rows.append((steps.interval.mean, row))
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else math.inf)  # without a factor last
     if not rows:
-        raise LabError(f"No recipe{' of ' + ', '.join(recipes) if recipes else ''} shares a seed with {baseline} at {scale} scale yet.")
+        which = f" of {', '.join(recipes)}" if recipes else ""
+        raise LabError(f"No recipe{which} has a curve, shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
     notes = (
         f"Net speedup: the time of {baseline} to its final FID over a recipe's time to the same FID; above 1 arrives sooner. "
         "Geometric mean over seeds with the 95 % t interval; one seed has no interval.",
         f"FID at equal time: at the training second at which {baseline} ends, over that of {baseline}; below 1 is better. "
-        "A slower recipe is read before its learning rate has fallen to zero.",
+        "A slower recipe is read before its learning rate has fallen to zero; a faster one keeps its last value, an upper bound.",
         "A curve is the nearest falling one and its logarithm is interpolated; the baseline's is treated alike.",
         "A step takes the median of its phase, so pauses, compilation and evaluation do not count. Teachers' features and "
         "latents are made before training and do not count either. Steps are exact. Seconds and "

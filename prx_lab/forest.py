@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prx_lab.claims import noises, of_recipe
+from prx_lab.claims import MANY, noises, of_recipe
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BETTER, WORSE, POST = COLOURS[2], COLOURS[1], COLOURS[4]
-FINE, COARSE = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0), (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+TICKS = (  # the first row of which at least three lie on the axis
+    (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+    (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),
+    (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3),
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,16 @@ class Branch:
 
 
 def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path) -> list[Branch]:
-    """A branch for each recipe that shares a seed with the baseline, in the order of `names`."""
+    """A branch for each recipe that shares a seed with the baseline and is judged as it is, in the order of `names`."""
     found, posts = records(root).found, published()
-    theirs = {run.seed: run.metric(metric) for run in base_of(found, scale, baseline)}
-    whole, made = noises(found, scale, metric), []
+    base = base_of(found, scale, baseline)
+    theirs, whole, made = {run.seed: run.metric(metric) for run in base}, noises(found, scale, metric), []
     for name in names:
-        ours = change({run.seed: run.metric(metric) for run in of_recipe(found, name, scale)}, theirs, whole)
+        runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0])]
+        ours = change({run.seed: run.metric(metric) for run in runs}, theirs, whole)
         row, other = counterpart(name, baseline, posts)
         known = row is not None and other is not None and metric in row.values and other.values.get(metric)
+        known = known and (row.tokens == "1024") == (scale == MANY)  # a row of the post belongs to its number of tokens
         made += [Branch(name, ours, row.values[metric] / other.values[metric] - 1 if known else math.nan)] if ours.n else []
     return made
 
@@ -60,29 +66,27 @@ def ranked(
     metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results", among: Collection[str] = ()
 ) -> tuple[str, ...]:
     """The recorded recipes that are judged as the baseline is, the best first; only those `among` the given names where there are any."""
-    found = records(root).found
-    base = base_of(found, scale, baseline)
-    names = sorted({run.name for run in found if run.scale == scale and (not among or run.name in among)} - {baseline})
-    names = [name for name in names if (runs := of_recipe(found, name, scale)) and alike(runs[0], base[0])]
+    names = sorted({run.name for run in records(root, scale) if not among or run.name in among} - {baseline})
     sign = 1 if METRICS[metric].lower else -1
     return tuple(one.name for one in sorted(branches(metric, names, scale, baseline, root), key=lambda one: sign * one.ours.mean))
 
 
 def forest(
-    names: Sequence[str] = (), metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
+    names: Sequence[str] | None = None, metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
 ) -> Plot:
     """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
     Lines are 95 % intervals with the noise of the whole scale (`evidence.noise`); an open point has one seed and no interval.
-    `names` stand from top to bottom; without them all that is recorded, as `ranked`. LabError where nothing shares a seed
-    with the baseline.
+    `names` stand from top to bottom; without them all that is recorded, as `ranked`. A recipe that is judged against other
+    images or given other captions than the baseline is left out. LabError where nothing is left.
     """
     from matplotlib import rc_context
 
     (column,) = columns([metric], list(records(root, scale)))
-    found = branches(metric, names or ranked(metric, scale, baseline, root), scale, baseline, root)
+    found = branches(metric, ranked(metric, scale, baseline, root) if names is None else names, scale, baseline, root)
     if not found:
-        raise LabError(f"No recipe{' of ' + ', '.join(names) if names else ''} shares a seed with {baseline} at {scale} scale yet.")
+        which = f" of {', '.join(names)}" if names else ""
+        raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
     made, axes = figure(6.6, 0.9 + 0.24 * len(found))
     with rc_context(STYLE):
         draw(axes[0, 0], found, column)
@@ -103,10 +107,12 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     axis.set(xscale="log", yticks=range(len(found)), yticklabels=[f"{one.name} ({one.ours.n})" for one in found])
     axis.set_ylim(len(found) - 0.4, -0.6)
     lo, hi = axis.get_xlim()
-    ticks = [tick for tick in (FINE if hi / lo < 12 else COARSE) if lo <= tick <= hi]
+    rows = [[tick for tick in row if lo <= tick <= hi] for row in TICKS]
+    ticks = next((row for row in rows if len(row) > 2), rows[-1])
     axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.grid(axis="y", visible=False)
     axis.plot([], [], "o", color=GREY, label="here")
-    axis.plot([], [], "D", color=POST, ms=4, label="in the post")
+    if any(not math.isnan(one.post) for one in found):
+        axis.plot([], [], "D", color=POST, ms=4, label="in the post")
     axis.legend(loc="best", fontsize=8)

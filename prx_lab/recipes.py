@@ -88,6 +88,7 @@ RECIPES: dict[str, Recipe] = {
     "mixed-finish": MIXED,
     "mixed-finish-short-prompts": MIXED.but(reference=SHORT),
     "mixed-captions": BASE.but(captions="mixed"),
+    "mixed-captions-short-prompts": BASE.but(captions="mixed", reference=SHORT),
     "camera": BASE.but(style="photo", reference=CAMERA),
     "render-on-camera": BASE.but(reference=CAMERA),
     "sft": SFT,
@@ -131,7 +132,7 @@ STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
     "speedrun-pixels", "repa-dense", "tread", "muon", "ema", "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
-GLANCE = (*POST, "speedrun")  # what the first page shows in one figure
+GLANCE = (*(name for name in POST if name not in ("short-captions", "jit-v")), "speedrun")  # one figure; those two are far off its axis
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
 ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
 LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-long

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LARGEST = 1e300  # a number beyond is none
 REFERENCE = {"style": "render", "captions": "long"}  # of a record whose recipe had no such field yet
+SCENES = "scenes"  # its data
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -165,9 +166,9 @@ class Record:
 
 
 def alike(run: Record, base: Record) -> bool:
-    """Whether two runs are judged against images of the same style and given captions of the same kind."""
-    own, other = (REFERENCE | (r.recipe.get("reference") or {}) for r in (run, base))
-    return all(own[key] == other[key] for key in REFERENCE)
+    """Whether two runs are judged against the same images, of one data set and style, and given captions of the same kind."""
+    own, other = (REFERENCE | (r.recipe.get("reference") or {}) | {"data": r.recipe.get("data", SCENES)} for r in (run, base))
+    return all(own[key] == other[key] for key in (*REFERENCE, "data"))
 
 
 @dataclass(frozen=True, repr=False)

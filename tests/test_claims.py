@@ -16,7 +16,7 @@ from prx_lab.evidence import Estimate
 from prx_lab.posts import published
 from prx_lab.recipe import SCALES
 from prx_lab.recipes import GROUPS, RECIPES
-from prx_lab.record import records, write_json
+from prx_lab.record import records, write_json, write_lines
 from prx_lab.table import Table
 from tests.made_up import write_run
 
@@ -214,7 +214,7 @@ def test_speedups_leave_out_what_is_judged_otherwise(root):
     assert next(iter(shown)) == "repa-dense" and set(shown) == set(TRUE)
     assert "only indicative" in repr(findings.speedups(root=root))
     assert [row[0] for row in findings.speedups(root=root, recipes=("muon", "camera", "tread")).rows] == ["muon", "tread"]
-    with pytest.raises(LabError, match="No recipe of haste shares a seed with baseline"):
+    with pytest.raises(LabError, match="No recipe of haste has a curve, shares a seed with baseline"):
         findings.speedups(root=root, recipes=("haste",))
     assert float(shown["muon"][4].split()[0]) < 1 < float(shown["tread"][4].split()[0])
     assert all("not reached" in shown[name][2] for name in ("short-captions", "bf16", "tread")) and "[" in shown["muon"][2]
@@ -227,7 +227,13 @@ def test_whole_short_runs_are_held_against_whole_runs_of_the_baseline(root):
     shown = findings.shortened(("muon", "muon-low-lr", "sprint"), root=root)
     assert [row[:3] for row in shown.rows] == [("muon", "3", "0.50 [0.50, 0.50]"), ("muon-low-lr", "3", shown.rows[1][2])]
     lo, hi = (float(end) for end in shown.rows[1][2].partition("[")[2].rstrip("]").split(","))
-    assert lo < 0.5 < hi and "200 steps against 600" in repr(shown)
+    assert lo < 0.5 < hi and "200 steps against 600" in repr(shown) and shown.rows[0][3] == ""  # these logs have no rates
+    for scale, name, rate in (("cpu", "baseline", 60.0), ("cpu-short", "muon", 40.0)):
+        folder = root / scale / f"{name}-0123abcd" / "seed0"
+        steps = SCALES[scale].steps
+        write_json(folder / "recipe.json", {"scale": {"steps": steps, "batch": 1}, "phases": []})
+        write_lines(folder / "train.jsonl", [{"step": step, "images_per_s": rate} for step in range(0, steps, 10)])
+    assert findings.shortened(("muon",), root=root).rows[0][3] == "0.50"  # 200 steps at 40 a second over 600 at 60
     with pytest.raises(LabError, match="No run of sprint at cpu-short scale shares a seed with baseline at cpu scale yet"):
         findings.shortened(("sprint",), root=root)
     with pytest.raises(LabError, match="not judged alike"):

@@ -60,6 +60,8 @@ def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
 def test_colours_follow_intervals_and_the_direction_of_the_metric(root):
     fid = {b.name: b.colour(METRICS["fid"]) for b in branches("fid", ranked(root=root), "cpu", "baseline", root)}
     assert fid == {"muon": BETTER, "tread": WORSE, "repa": GREY, "flux2": GREY}
+    lines = [line for line in forest(root=root).figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert [line.get_color() for line in lines if line.get_label() != "here"] == [BETTER, GREY, GREY, WORSE]  # from top to bottom
     right = {b.name: b.colour(METRICS["composition"]) for b in branches("composition", ranked(root=root), "cpu", "baseline", root)}
     assert right["muon"] == BETTER and right["tread"] == WORSE  # a share of right answers, made up as 1 / FID
 
@@ -71,15 +73,46 @@ def test_the_posts_change_stands_beside_where_it_printed_one(root):
     assert not drawn(forest(("muon",), baseline="repa", root=root), "D")
 
 
-def test_a_recipe_judged_otherwise_is_shown_only_where_it_is_named(root):
+@pytest.mark.parametrize("other", [{"reference": {"style": "photo"}}, {"data": "a folder"}])
+def test_a_recipe_judged_otherwise_is_not_shown(root, other):
     write_run(root, "camera", 0, 20.0)
+    assert "camera" in repr(forest(("camera",), root=root))
     path = next(root.glob("cpu/camera-*/seed0/recipe.json"))
-    write_json(path, json.loads(path.read_text()) | {"reference": {"style": "photo"}})
-    assert "camera" not in repr(forest(root=root)) and "camera" in repr(forest(("camera",), root=root))
+    write_json(path, json.loads(path.read_text()) | other)
+    assert "camera" not in repr(forest(root=root))
+    with pytest.raises(LabError, match="and is judged as it is"):
+        forest(("camera",), root=root)
+
+
+def test_a_row_of_the_post_stands_at_its_number_of_tokens(root):
+    for scale in ("cpu-256", "cpu-1024"):
+        for name in ("jit", "jit-tread"):
+            write_run(root, name, 0, 20.0, scale=scale)
+    assert [math.isnan(branches("fid", ["jit-tread"], scale, "jit", root)[0].post) for scale in ("cpu-256", "cpu-1024")] == [True, False]
+
+
+@pytest.mark.parametrize(("fid", "luck"), [(19.0, 0.001), (10.0, 0.2), (400.0, 0.01)])
+def test_an_axis_can_be_read_however_narrow_or_wide(tmp_path, fid, luck):
+    for seed in range(2):
+        write_run(tmp_path, "baseline", seed, 20.0)
+        write_run(tmp_path, "muon", seed, fid * (1 + luck * seed))
+    axis = forest(("muon",), root=tmp_path).figure.axes[0]
+    (lo, hi), shown = axis.get_xlim(), [float(text.get_text().removeprefix("× ")) for text in axis.get_xticklabels()]
+    assert 3 <= len(shown) <= 9 and all(lo <= tick <= hi for tick in shown) and list(axis.get_xticks()) == shown
+
+
+def test_the_legend_names_the_post_where_it_is_drawn(root):
+    write_run(root, "ema", 0, 14.0)
+    words = [
+        [text.get_text() for text in forest(names, root=root).figure.axes[0].get_legend().get_texts()] for names in (("muon",), ("ema",))
+    ]
+    assert words == [["here", "in the post"], ["here"]]
 
 
 def test_what_is_not_recorded_is_said(root, tmp_path_factory):
-    with pytest.raises(LabError, match="No recipe of sprint shares a seed with baseline at cpu scale yet"):
+    with pytest.raises(LabError, match="No recipe of sprint shares a seed with baseline and is judged as it is at cpu scale yet"):
         forest(("sprint",), root=root)
+    with pytest.raises(LabError, match="No recipe shares a seed"):
+        forest(ranked(among=("sprint",), root=root), root=root)
     with pytest.raises(LabError, match="No run of baseline is recorded"):
         forest(root=tmp_path_factory.mktemp("empty"))

@@ -10,7 +10,7 @@ import torch
 from made_up import write_run
 from PIL import Image
 
-from prx_lab import pages, zoo
+from prx_lab import live, pages, zoo
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery, enlarge, pca_colours
 from prx_lab.metrics.similarity import cka
@@ -115,3 +115,12 @@ def test_cka_ignores_rotation_and_scale_and_sees_independence():
     assert cka(a, 3 * a @ q) == pytest.approx(1)
     assert abs(cka(a, G.standard_normal((200, 300)))) < 0.05
     assert not math.isnan(cka(a, a[:, :2]))
+
+
+def test_a_table_that_is_not_recorded_says_so(tmp_path, monkeypatch):
+    for name, fid in (("baseline", 20.0), ("repa", 15.0)):
+        write_run(tmp_path / "results", name, 0, fid)
+    monkeypatch.chdir(tmp_path)
+    shown = live.table("repa", metrics=("fid",))
+    assert [row.label for row in shown.rows] == ["baseline", "repa"] and shown.rows[1].cells["fid"].difference()[0] == -5.0
+    assert repr(live.table("muon", "bf16", scale="cpu-long")) == "No run of muon, bf16 is recorded at cpu-long scale yet."

@@ -68,6 +68,7 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "mixed-finish": {"phases[0]"},
     "mixed-finish-short-prompts": {"phases[0]", "reference"},
     "mixed-captions": {"captions"},
+    "mixed-captions-short-prompts": {"captions", "reference"},
     "camera": {"style", "reference"},
     "render-on-camera": {"reference"},
     "sft": {"phases[0]"},

@@ -71,6 +71,9 @@ RECIPES: dict[str, Recipe] = {
     "tread-repa-outside": BASE.but(router=TREAD()).plus(REPA(depth=0.125)),
     "tread-self-guided": BASE.but(router=TREAD(), guidance=SelfGuidance()),
     "tread-sparse": BASE.but(router=TREAD(), guidance=SparseGuidance()),
+    "no-guidance": BASE.but(guidance=CFG(1.0)),  # what guidance itself does to each column
+    "half-guidance": BASE.but(guidance=CFG(1.5)),
+    "tread-half-guidance": BASE.but(router=TREAD(), guidance=CFG(1.5)),  # SparseGuidance's scale without its guide
     "tread-light": BASE.but(router=TREAD(rate=0.75)),
     "tread-short": BASE.but(router=TREAD(start=0.25, end=0.75)),
     "sprint": BASE.but(router=SPRINT()).then(0.9, BASE.but(router=SPRINT(rate=1.0))),

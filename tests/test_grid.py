@@ -82,9 +82,21 @@ def final(name: str) -> tuple[list[dict], dict[str, torch.Tensor]]:
 
 def test_the_recipes_that_only_sample_or_judge_differently_are_found():
     pairs = {tuple(names) for names in groups()}
-    assert ("tread", "tread-self-guided", "tread-sparse") in pairs and ("contrastive", "contrastive-corrected") in pairs
-    assert ("baseline", "long-short-prompts", "render-on-camera", "baseline-on-polished", "eight-steps", "eight-steps-cfg1") in pairs
-    assert len(pairs) == 8
+    assert ("tread", "tread-self-guided", "tread-sparse", "tread-half-guidance") in pairs and (
+        "contrastive",
+        "contrastive-corrected",
+    ) in pairs
+    assert (
+        "baseline",
+        "no-guidance",
+        "half-guidance",
+        "long-short-prompts",
+        "render-on-camera",
+        "baseline-on-polished",
+        "eight-steps",
+        "eight-steps-cfg1",
+    ) in pairs
+    assert len(pairs) == 9
 
 
 @pytest.mark.parametrize("names", groups(), ids=lambda names: names[0])

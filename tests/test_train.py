@@ -45,6 +45,8 @@ SAMES = {  # recipes whose training is the baseline's: they differ in how they a
     "baseline",
     "ema",
     "fp32",
+    "no-guidance",
+    "half-guidance",
     "long-short-prompts",
     "render-on-camera",
     "baseline-on-polished",

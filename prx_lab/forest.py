@@ -112,7 +112,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.grid(axis="y", visible=False)
-    axis.plot([], [], "o", color=GREY, label="here")
     if any(not math.isnan(one.post) for one in found):
+        axis.plot([], [], "o", color=GREY, label="here")
         axis.plot([], [], "D", color=POST, ms=4, label="in the post")
-    axis.legend(loc="best", fontsize=8)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, borderpad=0)  # beside the title, over no point

@@ -245,6 +245,13 @@ def test_the_first_figure_shows_the_posts_rows_and_says_its_numbers_in_words(tmp
     assert "_generated/forest.png" in told and "muon 0.50" in told and "muon-low-lr" not in told and (out / "forest.png").exists()
 
 
+def test_cards_name_a_technique_and_no_control(tmp_path):
+    for name, fid in (("baseline", 21.0), ("muon", 18.0), ("no-guidance", 10.0)):
+        write_run(tmp_path, name, 0, fid, scale="cpu")
+    cards = prx_results.number_cards(records(tmp_path), tmp_path)
+    assert "21.00 → 18.00" in cards and "no-guidance" not in cards
+
+
 def test_cards_compare_equal_seeds(tmp_path):
     for name, fids in (("baseline", (21.0, 30.0)), ("repa", (18.0,))):
         for seed, fid in enumerate(fids):

@@ -90,7 +90,7 @@ def forest(
     made, axes = figure(6.6, 0.9 + 0.24 * len(found))
     with rc_context(STYLE):
         draw(axes[0, 0], found, column)
-        axes[0, 0].set_title(f"{column.head} relative to {baseline} (seeds in brackets)")
+        axes[0, 0].set_title(f"{column.head} over that of {baseline}")
     words = ", ".join(f"{one.name} {1 + one.ours.mean:.2f}" for one in found)
     return Plot(made, f"{column.head} over that of {baseline}: {words}")
 

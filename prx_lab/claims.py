@@ -15,7 +15,7 @@ from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, Noise, change, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
-from prx_lab.posts import Published, counterpart, published
+from prx_lab.posts import Published, published, share
 from prx_lab.record import Record, records
 from prx_lab.table import choose
 
@@ -119,16 +119,21 @@ def verdict(sign: int, post: float, ours: Estimate) -> str:
 
 def printed(claim: Claim, metric: str, posts: tuple[Published, ...]) -> float:
     """The post's change of a metric as a share of its baseline; NaN where it printed none."""
-    row, base = counterpart(claim.recipe, claim.against, posts)
-    if row is None or base is None or metric not in row.values or not base.values.get(metric):
-        return math.nan
-    return row.values[metric] / base.values[metric] - 1
+    return share(claim.recipe, claim.against, metric, posts)
 
 
 def of_recipe(found: tuple[Record, ...], name: str, scale: str) -> tuple[Record, ...]:
     """The runs that a recipe's name means today; none where several recipes of that name are recorded and none is today's."""
     groups = list(choose([run for run in found if run.scale == scale], name, scale).values())
     return groups[0] if len(groups) == 1 else ()
+
+
+def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Record, ...]:
+    """The runs of a baseline. LabError where none is recorded."""
+    base = of_recipe(found, baseline, scale)
+    if not base:
+        raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
+    return base
 
 
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:

@@ -8,7 +8,7 @@ import numpy as np
 
 from prx_lab import clock, fidelity
 from prx_lab.arrival import at_equal_time, factor, geometric, speedup
-from prx_lab.claims import MANY, measured, of_recipe
+from prx_lab.claims import MANY, base_of, measured, of_recipe
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd
@@ -137,9 +137,7 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
     LabError where nothing shares a seed with the baseline.
     """
     found = records(root, scale).found
-    base = of_recipe(found, baseline, scale)
-    if not base:
-        raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
+    base = base_of(found, scale, baseline)
     ends, rows = {run.seed: run for run in base}, []
     for name in sorted({run.name for run in found if not recipes or run.name in recipes} - {baseline}):
         runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))

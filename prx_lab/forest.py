@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prx_lab.claims import MANY, noises, of_recipe
+from prx_lab.claims import MANY, base_of, noises, of_recipe
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
-from prx_lab.posts import counterpart, published
-from prx_lab.record import Record, alike, records
+from prx_lab.posts import published, share
+from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 if TYPE_CHECKING:
@@ -41,25 +41,14 @@ class Branch:
 
 def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path) -> list[Branch]:
     """A branch for each recipe that shares a seed with the baseline and is judged as it is, in the order of `names`."""
-    found, posts = records(root).found, published()
+    found, posts = records(root).found, tuple(row for row in published() if (row.tokens == "1024") == (scale == MANY))
     base = base_of(found, scale, baseline)
     theirs, whole, made = {run.seed: run.metric(metric) for run in base}, noises(found, scale, metric), []
     for name in names:
         runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0])]
         ours = change({run.seed: run.metric(metric) for run in runs}, theirs, whole)
-        row, other = counterpart(name, baseline, posts)
-        known = row is not None and other is not None and metric in row.values and other.values.get(metric)
-        known = known and (row.tokens == "1024") == (scale == MANY)  # a row of the post belongs to its number of tokens
-        made += [Branch(name, ours, row.values[metric] / other.values[metric] - 1 if known else math.nan)] if ours.n else []
+        made += [Branch(name, ours, share(name, baseline, metric, posts))] if ours.n else []
     return made
-
-
-def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Record, ...]:
-    """The runs of a baseline. LabError where none is recorded."""
-    base = of_recipe(found, baseline, scale)
-    if not base:
-        raise LabError(f"No run of {baseline} is recorded at {scale} scale yet.")
-    return base
 
 
 def ranked(

@@ -47,6 +47,13 @@ def counterpart(recipe: str, baseline: str, rows: tuple[Published, ...]) -> tupl
     return (mine[0] if mine else None), None
 
 
+def share(recipe: str, baseline: str, metric: str, rows: tuple[Published, ...]) -> float:
+    """The published change of a metric as a share of the baseline of the same table; NaN where none was printed."""
+    row, base = counterpart(recipe, baseline, rows)
+    moved = change(row, base, metric)
+    return moved / base.values[metric] if base and base.values.get(metric) else math.nan
+
+
 def change(row: Published | None, base: Published | None, metric: str) -> float:
     """The published difference of a metric to the baseline of the same table; NaN where one of the two is missing."""
     if row is None or base is None or metric not in row.values or metric not in base.values:

@@ -135,7 +135,8 @@ STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
     "speedrun-pixels", "repa-dense", "tread", "muon", "ema", "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
-GLANCE = (*(name for name in POST if name not in ("short-captions", "jit-v")), "speedrun")  # one figure; those two are far off its axis
+FAR = ("short-captions", "jit-v")  # tens of times the baseline's distances: they would squeeze all others in a figure
+GLANCE = (*(name for name in POST if name not in FAR), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
 ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
 LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-long

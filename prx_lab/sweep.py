@@ -1,0 +1,175 @@
+"""The scale of guidance, swept over recorded runs: does an order of techniques hold at another scale, or at the best of each?
+
+`python -m prx_lab.sweep RUN ...` judges the last weights of each run folder again under weaker guidance, on the captions and
+noise of its evaluation, and records it. A run that was judged with the weights of another, as the rows that only guide
+otherwise are, is swept with those. Weights of runs are not shared, so the pages read the records.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from prx_lab import record
+from prx_lab.arrival import factor
+from prx_lab.columns import METRICS, columns
+from prx_lab.errors import LabError
+from prx_lab.evaluate import bench, pictures, scores
+from prx_lab.evidence import Agreement, Estimate, agreement, change, noise
+from prx_lab.layout import minus
+from prx_lab.listing import Listing
+from prx_lab.pages import Note
+from prx_lab.recipe import Recipe
+from prx_lab.sample import Interval, from_run
+from prx_lab.show import COLOURS, Plot, figure
+from prx_lab.siblings import sibling_of
+
+STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
+QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
+FOLDER = "results/guidance"
+
+
+def study(folder: Path, scales: Sequence[float] = STRENGTHS) -> dict[str, Any]:
+    """The metrics of a recorded run under guidance of other scales; those of its own scale are the record's.
+
+    LabError where its guidance has no scale, or where no run that trained alike still has its weights.
+    """
+    run = record.Record.load(folder)
+    recipe = Recipe.from_json(run.recipe)
+    guidance = recipe.last.guidance
+    if not isinstance(guidance, Interval):
+        raise LabError(f"The guidance of {run.name}, {type(guidance).__name__}, has no scale to sweep; choose a run with CFG().")
+    weights = sibling_of(recipe, run.seed, folder.parent.parent.parent)
+    if weights is None:
+        raise LabError(f"No run that trained as {record.label(folder)} did has its weights; train it again with prx-lab run.")
+    sampler = from_run(weights)
+    judge, mean, rows = bench(recipe, sampler.device), sampler.mean.to(sampler.device), {}
+    for scale in sorted({*scales} - {guidance.scale}):
+        other = recipe.last.but(guidance=replace(guidance, scale=scale))
+        found = scores(pictures(sampler.model, other, judge, range(judge.n), mean), judge)
+        rows[scale] = {metric: record.number(found.get(metric)) for metric in QUALITY}
+    rows[guidance.scale] = {metric: run.metric(metric) for metric in QUALITY}
+    told = {"run": record.label(folder), "name": run.name, "seed": run.seed, "own": guidance.scale, "n": judge.n}
+    told |= {"env": record.env(device=str(sampler.device)), "trained": run.env}
+    return told | {"rows": [{"scale": scale} | rows[scale] for scale in sorted(rows)]}
+
+
+# ------------------------------------------------------------------------------------------------ reading
+@dataclass(frozen=True)
+class Swept:
+    """A recipe over the scales of guidance: {seed: {scale: {metric: value}}}, and the scale it is recorded with."""
+
+    name: str
+    own: float
+    seeds: dict[int, dict[float, dict[str, float]]]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The scales that all of its seeds have."""
+        return tuple(sorted(set.intersection(*(set(rows) for rows in self.seeds.values()))))
+
+    def at(self, scale: float, metric: str) -> dict[int, float]:
+        """{seed: value} of a metric at a scale."""
+        return {seed: rows[scale][metric] for seed, rows in self.seeds.items() if scale in rows}
+
+    def mean(self, scale: float, metric: str) -> float:
+        """The mean of a metric over seeds at a scale."""
+        return fmean(self.at(scale, metric).values())
+
+    def best(self, metric: str = "fid") -> float:
+        """The scale at which the mean of a metric over seeds is best."""
+        sign = 1 if METRICS[metric].lower else -1
+        return min(self.scales, key=lambda scale: sign * self.mean(scale, metric))
+
+
+def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
+    """{recipe: what is swept of it}; LabError where nothing is."""
+    found: dict[str, Swept] = {}
+    for path in sorted((record.find_root(folder) / scale).glob("*/seed*.json")):
+        one = json.loads(path.read_text(encoding="utf-8"))
+        rows = {row["scale"]: {metric: record.number(row.get(metric)) for metric in QUALITY} for row in one["rows"]}
+        found.setdefault(one["name"], Swept(one["name"], one["own"], {})).seeds[one["seed"]] = rows
+    if not found:
+        raise LabError(f"No sweep of guidance is recorded at {scale} scale yet.")
+    return found
+
+
+def against(found: dict[str, Swept], baseline: str) -> Swept:
+    """The sweep of a baseline. LabError where there is none."""
+    if baseline not in found:
+        raise LabError(f"No sweep of guidance is recorded for {baseline}; there are {', '.join(sorted(found))}.")
+    return found[baseline]
+
+
+def compared(found: dict[str, Swept], baseline: str, scales: dict[str, float]) -> dict[str, Estimate]:
+    """{recipe: its lab-FID over the baseline's}, each at its own of `scales`, with the noise of all recipes there."""
+    values = {name: one.at(scales[name], "fid") for name, one in found.items()}
+    whole = noise(values)
+    changes = {name: change(own, values[baseline], whole) for name, own in values.items()}
+    return {name: Estimate(one.n, 1 + one.mean, 1 + one.lo, 1 + one.hi) for name, one in changes.items()}
+
+
+# ------------------------------------------------------------------------------------------------ showing
+def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path = FOLDER) -> Listing:
+    """Every swept recipe at the scale it is recorded with and at that of its lowest lab-FID, both over the baseline's, the best first."""
+    found = load(scale, folder)
+    base = against(found, baseline)
+    lowest, own = ({name: pick(one) for name, one in found.items()} for pick in (Swept.best, lambda one: one.own))
+    tuned, fixed = (compared(found, baseline, scales) for scales in (lowest, own))
+    rows = []
+    for name in sorted(found, key=lambda name: found[name].mean(lowest[name], "fid")):
+        one, best = found[name], lowest[name]
+        ratios = ("", "") if one is base else (factor(fixed[name]), factor(tuned[name]))
+        as_recorded = (f"{one.mean(one.own, 'fid'):.2f}", ratios[0])
+        there = (f"{best:g}", f"{one.mean(best, 'fid'):.2f}", ratios[1], f"{100 * one.mean(best, 'composition'):.1f}")
+        rows.append((name, str(len(one.seeds)), *as_recorded, *there))
+    head = ("recipe", "n", "lab-FID as recorded", "ratio", "best scale", "lab-FID there", "ratio there", "composition % there")
+    swept = ", ".join(f"{s:g}" for s in base.scales)
+    notes = (
+        f"Scales of guidance: {swept}; best: of these, the one with the lowest mean lab-FID. n: seeds.",
+        f"Ratio: over {baseline}, each at the scale in question, seeds in common, 95 % t interval with the noise of all swept recipes; "
+        "one seed has no interval. The choice of the lowest of several flatters every recipe alike, a noisy one a little more.",
+    )
+    return Listing(head, tuple(rows), head[1:], notes)
+
+
+def order(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
+    """Whether the recipes stand in the same order at the recorded scale of guidance and at the best of each; LabError below four."""
+    found, lines = load(scale, folder), []
+    for metric in columns(QUALITY, list(record.records(Path(folder).parent, scale))):
+        own, best = ([one.mean(pick(one), metric.name) for one in found.values()] for pick in (lambda one: one.own, Swept.best))
+        one: Agreement = agreement(own, best)
+        tau = minus(f"{one.tau:+.2f} [{one.lo:+.2f}, {one.hi:+.2f}]")
+        lines.append(f"{metric.title}: tau-b {tau} over {one.n} recipes")
+    return Note("Order as recorded against order where each recipe's lab-FID is lowest:\n" + "\n".join(lines))
+
+
+def curve(names: Sequence[str], scale: str = "cpu", folder: str | Path = FOLDER) -> Plot:
+    """lab-FID and composition against the scale of guidance, one line per recipe of `names` that is swept. LabError where none is."""
+    found = load(scale, folder)
+    shown = [found[name] for name in names if name in found]
+    if not shown:
+        raise LabError(f"No sweep of guidance is recorded for {', '.join(names)} at {scale} scale yet.")
+    made, axes = figure(6.6, 3.2, 1, 2)
+    for one, colour in zip(shown, cycle(COLOURS)):
+        axes[0, 0].plot(one.scales, [one.mean(s, "fid") for s in one.scales], "o-", ms=4, color=colour, label=one.name)
+        axes[0, 1].plot(one.scales, [100 * one.mean(s, "composition") for s in one.scales], "o-", ms=4, color=colour)
+    axes[0, 0].set(xlabel="scale of guidance", title="lab-FID", yscale="log")
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axes[0, 0].get_ylim()[0] <= tick <= axes[0, 0].get_ylim()[1]]
+    axes[0, 0].set_yticks(ticks, list(map(str, ticks)))
+    axes[0, 0].minorticks_off()
+    axes[0, 1].set(xlabel="scale of guidance", title="composition, %")
+    made.legend(loc="outside lower center", ncols=min(len(shown), 4), fontsize=8)
+    lowest = ", ".join(f"{one.name} {one.mean(one.best(), 'fid'):.2f} at {one.best():g}" for one in shown)
+    return Plot(made, f"lab-FID and composition against the scale of guidance; lowest lab-FID: {lowest}")
+
+
+if __name__ == "__main__":
+    for where in map(Path, sys.argv[1:]):
+        told = study(where)
+        record.write_json(Path(FOLDER) / where.parent.parent.name / where.parent.name / f"{where.name}.json", told)
+        print(told["run"], *(f"{row['scale']:g}: {row['fid']:.2f}" for row in told["rows"]))

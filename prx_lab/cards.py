@@ -29,7 +29,7 @@ def recipe_html(recipe: "Recipe") -> str:
     base = BASE.but(scale=SCALES.get(recipe.scale.name, recipe.scale))
     changed = recipe.diff(base)
     mark = "background:#d1812c33;font-weight:600"
-    rows = [(path, _text(here), f"baseline: {_text(there)}") for path, (here, there) in changed.items()]
+    rows = [(path, _text(here), f"baseline: {_text(there) or 'none'}") for path, (here, there) in changed.items()]
     same = [(path, _text(value)) for path, value in flatten(recipe).items() if path not in changed]
     told = f"{len(changed)} fields differ from the baseline" if changed else "the baseline"
     head = f"<b>Recipe {recipe.id}</b>, {escape(recipe.scale.name)} scale: {told}"

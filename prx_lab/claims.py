@@ -22,6 +22,7 @@ from prx_lab.table import choose
 QUALITY = ("fid", "cmmd", "dino_mmd")
 REPRODUCED, NOT, UNDECIDED, MISSING = "reproduced", "not reproduced", "undecided", "not recorded yet"
 MANY = "cpu-1024"  # where the post has 1024 tokens
+LARGE = 9.0  # a change beyond is told as a factor
 MARGIN = 0.05  # a change within this share of the baseline is no change
 
 
@@ -106,7 +107,7 @@ def verdict(sign: int, post: float, ours: Estimate) -> str:
     if math.isnan(ours.mean):
         return f"{UNDECIDED}: the baseline is as near as real images"
     if math.isnan(ours.lo):
-        return f"{UNDECIDED}: one seed, no interval"
+        return f"{UNDECIDED}: one seed"
     if not sign:
         inside, outside = -MARGIN <= ours.lo and ours.hi <= MARGIN, ours.lo > MARGIN or ours.hi < -MARGIN
         return REPRODUCED if inside else NOT if outside else UNDECIDED
@@ -192,7 +193,10 @@ WORDS = {-1: "lower", 0: "no change", 1: "higher"}
 
 
 def interval(found: Estimate) -> str:
-    """A change in per cent with its interval."""
+    """A change in per cent with its interval; a factor where it is more than ten times the baseline."""
+    if found.mean > LARGE:
+        ends = "" if math.isnan(found.lo) else f" [{1 + found.lo:.2g}, {1 + found.hi:.2g}]"
+        return f"× {1 + found.mean:.0f}{ends}"
     ends = "" if math.isnan(found.lo) else f" [{percent(found.lo, '')}, {percent(found.hi, '')}]"
     return percent(found.mean) + ends
 
@@ -224,8 +228,10 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
         f"{counted(len(made), 'measure')} of {counted(len(claims_of(recipes)), 'claim')}: {counts}.",
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval whose noise is "
         "that of all recipes of the scale, log value = recipe + seed + noise.",
-        "Ours are shares of what the baseline has above real images, judged alike, as a distance on few images never falls to zero; "
-        "below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
+        "Ours of a distance are shares of what the baseline has above real images, judged alike, as a distance on few images never falls "
+        "to zero; below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
+        "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
+        "runs can be within noise there and decided here. The narrower one assumes that all recipes scatter alike.",
     )
     if decided:
         luck = f"{0.05 * decided:.1f}"

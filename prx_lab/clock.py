@@ -49,6 +49,12 @@ def training_seconds(run: Record) -> float:
     return number(run.eval.get("throughput", {}).get("seconds")) if math.isnan(found) else found
 
 
+def images_per_second(run: Record) -> float:
+    """Training images over training seconds of the whole run, all phases; the recorded median step where the log does not tell."""
+    found = seconds_after(run, starts(run.recipe)[-1]) if starts(run.recipe) else math.nan
+    return run.metric("images_per_s") if math.isnan(found) else run.recipe["scale"]["batch"] * starts(run.recipe)[-1] / found
+
+
 def curve(run: Record, metric: str = "fid") -> list[dict[str, float]]:
     """The points of a run's curve that have the metric: step, seconds by the clock of its steps, value.
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from prx_lab import clock
 from prx_lab.arrival import arrival
 from prx_lab.errors import LabError, nearest
 from prx_lab.layout import minus
@@ -88,6 +89,8 @@ def by_seed(metric: str, runs: Sequence[Record], base: Sequence[Record]) -> dict
     if metric == "seconds_to_baseline":
         goal = {run.seed: run for run in base}
         found = {run.seed: arrival(run, goal[run.seed]) for run in runs if run.seed in goal}
+    elif metric == "images_per_s":
+        found = {run.seed: clock.images_per_second(run) for run in runs}
     else:
         found = {run.seed: run.metric(metric) for run in runs}
     return {seed: value for seed, value in found.items() if not math.isnan(value)}

@@ -61,17 +61,55 @@ def noise(values: Mapping[str, Mapping[int, float]]) -> Noise:
     Two or three seeds tell little about the spread of one recipe; all recipes together tell much, if their spread is alike
     on this scale. The baseline's runs count once however many rows are compared with them. NaN where nothing is repeated.
     """
+    names, logs, design = blocks(values)
+    freedom = len(names) - (int(np.linalg.matrix_rank(design)) if names else 0)
+    if not freedom:
+        return Noise(math.nan, 0)
+    return Noise(math.sqrt(float((rest(design, logs) ** 2).sum()) / freedom), freedom)
+
+
+def blocks(values: Mapping[str, Mapping[int, float]]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Of every run the recipe, the log value (n,) and the row of the design (n, recipes + seeds); what has no logarithm is left out."""
     runs = [(name, seed, v) for name, own in values.items() for seed, v in own.items() if v > 0 and math.isfinite(v)]
     names, seeds = ({key: i for i, key in enumerate(sorted(set(column)))} for column in ([r[0] for r in runs], [r[1] for r in runs]))
     design = np.zeros((len(runs), len(names) + len(seeds)))
     for i, (name, seed, _) in enumerate(runs):
         design[i, names[name]] = design[i, len(names) + seeds[seed]] = 1
-    freedom = len(runs) - (int(np.linalg.matrix_rank(design)) if runs else 0)
-    if not freedom:
-        return Noise(math.nan, 0)
-    logs = np.log([v for *_, v in runs])
-    rest = logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
-    return Noise(math.sqrt(float((rest**2).sum()) / freedom), freedom)
+    return [name for name, *_ in runs], np.log([v for *_, v in runs]), design
+
+
+def rest(design: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """What least squares leave of log values (..., n)."""
+    return logs - logs @ np.linalg.pinv(design).T @ design.T
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The recipe with the largest share of the noise, that share, and the chance of one as large where all recipes scatter alike."""
+
+    name: str
+    share: float
+    chance: float
+
+
+def spread(values: Mapping[str, Mapping[int, float]], draws: int = 2000, seed: int = 0) -> Spread:
+    """Whether one recipe is noisier than the one noise of `noise` allows, by simulation of that model on the same runs.
+
+    LabError where fewer than three recipes have two seeds: the shares could not be told apart.
+    """
+    names, logs, design = blocks(values)
+    if sum(names.count(name) > 1 for name in set(names)) < 3:
+        raise LabError("Whether recipes scatter alike takes three of them with two seeds each; record more.")
+    member = np.array([[one == name for one in names] for name in sorted(set(names))], float)
+
+    def shares_of(logs: np.ndarray) -> np.ndarray:
+        squares = rest(design, logs) ** 2
+        return squares @ member.T / squares.sum(-1, keepdims=True)
+
+    ours = shares_of(logs)
+    theirs = shares_of(np.random.default_rng(seed).standard_normal((draws, len(names)))).max(-1)
+    chance = (1 + int((theirs >= ours.max()).sum())) / (1 + draws)
+    return Spread(sorted(set(names))[int(ours.argmax())], float(ours.max()), chance)
 
 
 def change(ours: Mapping[int, float], base: Mapping[int, float], found: Noise) -> Estimate:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from prx_lab.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.claims import MANY, base_of, measured, of_recipe
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd
+from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd, spread
 from prx_lab.layout import minus, percent
 from prx_lab.listing import Listing
 from prx_lab.pages import Note
@@ -75,6 +76,15 @@ def pairing(table: Table) -> Note:
         )
         lines.append(f"In these runs shared seeds {'; they '.join(told)}.")
     return Note("\n".join(lines) or "No recipe shares two seeds with the baseline yet: nothing can be said about seeds.")
+
+
+def evenness(table: Table) -> Note:
+    """Whether one row of a table scatters more over its seeds than the noise of all rows together allows. LabError for too few seeds."""
+    lines = []
+    for metric in (metric for metric in table.metrics if metric.name in QUALITY):
+        one = spread({row.label: row.cells[metric.name].values for row in table.rows})
+        lines.append(f"{metric.title}: most of the noise is from {one.name}, {100 * one.share:.0f} % of it; chance {one.chance:.3f}")
+    return Note("\n".join(lines))
 
 
 # ------------------------------------------------------------------------------------------------- ranks
@@ -143,9 +153,9 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
         runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))
         steps, seconds = (speedup(runs, base, against) for against in ("step", "seconds"))
         if steps.n:
-            rate = measured(found, name, baseline, "images_per_s", scale).mean
+            rates = [clock.images_per_second(run) / clock.images_per_second(ends[run.seed]) for run in runs if run.seed in ends]
             equal = [value for run in runs if run.seed in ends and math.isfinite(value := at_equal_time(run, ends[run.seed]))]
-            row = (name, str(steps.n), steps.text, seconds.text, factor(geometric(equal)), percent(rate))
+            row = (name, str(steps.n), steps.text, seconds.text, factor(geometric(equal)), percent(fmean(rates) - 1))
             rows.append((steps.interval.mean, row))
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else math.inf)  # without a factor last
     if not rows:

@@ -1,8 +1,10 @@
 """A forest plot: one metric of many recipes against one baseline, each with its interval, the post's change beside it."""
 
 import math
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BETTER, WORSE, POST = COLOURS[2], COLOURS[1], COLOURS[4]
-TICKS = (  # the first row of which at least three lie on the axis
-    (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-    (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),
-    (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3),
+TICKS = (  # that row of which most lie on the axis, and no more than ROOM, none too near to its neighbour
+    tuple(10.0**e for e in range(-4, 5)),
+    (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+    (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0),
+    (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6),
+    (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4),
 )
+ROOM, APART = 6, 0.1  # ticks, and the share of the axis between two of them
+NARROWEST = (0.8, 1.25)  # an axis shows at least this much, or one point would look like a large effect
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ def forest(
     """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
     Lines are 95 % intervals with the noise of the whole scale (`evidence.noise`); an open point has one seed and no interval.
-    `names` stand from top to bottom; without them all that is recorded, as `ranked`. A recipe that is judged against other
-    images or given other captions than the baseline is left out. LabError where nothing is left.
+    `names` stand from top to bottom; without them all that is recorded, as `ranked`. A recipe that is not recorded, or judged
+    against other images or given other captions than the baseline, is left out and named below. LabError where nothing is left.
     """
     from matplotlib import rc_context
 
@@ -76,10 +83,14 @@ def forest(
     if not found:
         which = f" of {', '.join(names)}" if names else ""
         raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
-    made, axes = figure(6.6, 0.9 + 0.24 * len(found))
+    missing = [name for name in names or () if name not in {one.name for one in found}]
+    absent = f"not recorded with a seed of {baseline}, or judged otherwise: {', '.join(missing)}" if missing else ""
+    below = textwrap.wrap(absent, 100 - max(len(one.name) for one in found))  # the axis begins behind the longest name
+    made, axes = figure(6.6, 0.9 + 0.24 * len(found) + 0.15 * len(below))
     with rc_context(STYLE):
         draw(axes[0, 0], found, column)
         axes[0, 0].set_title(f"{column.head} over that of {baseline}")
+        axes[0, 0].set_xlabel("\n".join(below), fontsize=8, loc="left")
     words = ", ".join(f"{one.name} {1 + one.ours.mean:.2f}" for one in found)
     return Plot(made, f"{column.head} over that of {baseline}: {words}")
 
@@ -96,12 +107,19 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     axis.set(xscale="log", yticks=range(len(found)), yticklabels=[f"{one.name} ({one.ours.n})" for one in found])
     axis.set_ylim(len(found) - 0.4, -0.6)
     lo, hi = axis.get_xlim()
+    lo, hi = min(lo, NARROWEST[0]), max(hi, NARROWEST[1])
+    axis.set_xlim(lo, hi)
     rows = [[tick for tick in row if lo <= tick <= hi] for row in TICKS]
-    ticks = next((row for row in rows if len(row) > 2), rows[-1])
+    near = APART * math.log(hi / lo)
+    fitting = [row for row in rows if len(row) <= ROOM and all(math.log(b / a) >= near for a, b in pairwise(row))]
+    ticks = max(fitting, key=len, default=rows[0])
     axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.grid(axis="y", visible=False)
-    if any(not math.isnan(one.post) for one in found):
-        axis.plot([], [], "o", color=GREY, label="here")
+    single, posted = any(one.ours.n == 1 for one in found), any(not math.isnan(one.post) for one in found)
+    if single:
+        axis.plot([], [], "o", color=GREY, fillstyle="none", label="one seed")
+    if posted:
         axis.plot([], [], "D", color=POST, ms=4, label="in the post")
+    if single or posted:
         axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, borderpad=0)  # beside the title, over no point

@@ -30,8 +30,13 @@ class Diff:
         lines = []
         for name in self.names:
             changed = RECIPES[self.baseline].diff(RECIPES[name])
-            lines += [name] + [f"    {path}: {old} -> {new}" for path, (old, new) in changed.items()]
+            lines += [name] + [f"    {path}: {brief(old)} -> {brief(new)}" for path, (old, new) in changed.items()]
         return "\n".join(lines)
+
+
+def brief(value: object) -> object:
+    """A value as it is, a fraction with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 def diff(*names: str, baseline: str = "baseline") -> Diff:
@@ -75,7 +80,7 @@ class Pair:
 
     def samples(self, count: int = 6) -> Gallery:
         """The first samples of each recipe: the same captions and noise in every row."""
-        return recorded(self.runs, count)
+        return recorded(self.runs, count, self.table.rows[0].label)
 
     def __repr__(self) -> str:
         return repr(self.table)
@@ -100,16 +105,25 @@ def recorded_of(names: Sequence[str], baseline: str, scale: str) -> list[Record]
     return found
 
 
+def in_common(runs: Sequence[Record]) -> list[Record]:
+    """The runs of the seeds that every recipe among them has; all of them where there is no such seed."""
+    seeds: dict[str, set[int]] = {}
+    for one in runs:
+        seeds.setdefault(one.name, set()).add(one.seed)
+    shared = set.intersection(*seeds.values())
+    return [one for one in runs if one.seed in shared] or list(runs)
+
+
 def table(*names: str, baseline: str = "baseline", scale: str = "cpu", metrics: Sequence[str] = SHOWN) -> Table | Note:
     """The table of recorded recipes against their baseline, or a line that says that nothing is recorded yet."""
     return shown(lambda: recorded_of(names, baseline, scale) and Table.of(scale, names, baseline, metrics))
 
 
 def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "seconds") -> show.Plot | Note:
-    """Recorded curves of recipes and their baseline, or a line that says that nothing is recorded yet."""
-    return shown(lambda: show.curves(recorded_of(names, baseline, scale), metric, against))
+    """Recorded curves of recipes and their baseline at the seeds they have in common, or a line that says that nothing is recorded yet."""
+    return shown(lambda: show.curves(in_common(recorded_of(names, baseline, scale)), metric, against))
 
 
 def samples(*names: str, baseline: str = "baseline", scale: str = "cpu", count: int = 6) -> Gallery | Note:
     """Recorded samples at the same captions and noise, or a line that says that nothing is recorded yet."""
-    return shown(lambda: recorded(recorded_of(names, baseline, scale), count))
+    return shown(lambda: recorded(recorded_of(names, baseline, scale), count, baseline))

@@ -47,10 +47,10 @@ def _place(thing: Any) -> str:
 
 
 # -------------------------------------------------------------------------------------------- pictures
-def recorded(runs: Sequence[Record], count: int = 6) -> Gallery:
-    """The first `count` recorded samples of each recipe's first seed: the same captions and the same noise in every row."""
+def recorded(runs: Sequence[Record], count: int = 6, baseline: str = "baseline") -> Gallery:
+    """The first `count` recorded samples of each recipe's first seed, the baseline's on top: the same captions and noise in every row."""
     first: dict[str, Record] = {}
-    for run in sorted(runs, key=lambda r: (r.name != "baseline", r.name, r.id, r.seed)):
+    for run in sorted(runs, key=lambda r: (r.name != baseline, r.name, r.id, r.seed)):
         if run.samples.exists():
             first.setdefault(f"{run.name}-{run.id}", run)
     if not first:

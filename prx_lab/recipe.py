@@ -1,6 +1,6 @@
 """Recipe: an experiment as one frozen, typed, complete value, one field per symbol of the loss.
 
-L(theta) = E_{x,c,y} E_{t,eps,keep,drop} sum_k lambda_k l_k( f_theta(x_t, t, c; keep) ; x, eps, t, y )
+``L(theta) = E_{x,c,y} E_{t,eps,keep,drop} sum_k lambda_k l_k( f_theta(x_t, t, c; keep) ; x, eps, t, y )``
 """
 
 import hashlib

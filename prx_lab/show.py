@@ -1,6 +1,7 @@
 """Figures and rich displays for notebooks: one style that reads on white and on dark, sample grids, curves, bars."""
 
 import io
+import math
 import os
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from prx_lab import clock
 from prx_lab.cards import recipe_html as recipe_html
 from prx_lab.cards import spec_html as spec_html
 from prx_lab.columns import METRICS, columns
@@ -128,7 +130,9 @@ def curves(records: Iterable[Record], metric: str = "fid", against: str = "step"
         for (label, members), colour in zip(groups.items(), cycle(COLOURS)):
             _band(axis, members, f"{label} (n={len(members)})", colour)
         axis.set_xlabel("training time, s" if against == "seconds" else against)
-        axis.set_ylabel(columns([metric], runs)[0].head if metric in METRICS else metric)
+        axis.set_ylabel(axis_label(metric, runs, smooth))
+        if metric in METRICS and METRICS[metric].lower and all(y > 0 for members in groups.values() for run in members for *_, y in run):
+            plain_log(axis)
         if metric in METRICS and METRICS[metric].percent:
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         axis.legend()
@@ -149,16 +153,48 @@ def grouped(runs: Sequence[Record]) -> dict[str, list[Record]]:
 
 def series(run: Record, metric: str, against: str, smooth: int) -> list[tuple[float, float, float]]:
     """(step, x, y) of one run, from its evaluations where they have the metric, else from its training log."""
-    name, _, part = metric.partition(".")
-    in_curve = any(metric in row for row in run.curve)
-    points = []
-    for row in run.curve if in_curve else run.train:
-        y = number(row.get(name, {}).get(part) if part and isinstance(row.get(name), Mapping) else row.get(metric))
-        points.append((number(row.get("step")), number(row.get(against)), y))
+    if judged(run, metric):
+        points, width = [(p["step"], p.get(against, math.nan), p["value"]) for p in clock.curve(run, metric)], 1
+    else:
+        points, width = logged(run, metric, against), smooth
     points = [p for p in points if all(v == v for v in p)]  # without NaN
-    width = 1 if in_curve else smooth
     chunks = [points[i : i + width] for i in range(0, len(points), width)]
     return [tuple(fmean(column) for column in zip(*chunk)) for chunk in chunks]
+
+
+def judged(run: Record, metric: str) -> bool:
+    """Whether the evaluations along a run have the metric."""
+    return any(metric in row for row in run.curve)
+
+
+def logged(run: Record, metric: str, against: str) -> list[tuple[float, float, float]]:
+    """(step, x, y) of one run from its training log; seconds are those of its steps, without pauses (see `clock`)."""
+    name, _, part = metric.partition(".")
+    points = []
+    for row in run.train:
+        y = number(row.get(name, {}).get(part) if part and isinstance(row.get(name), Mapping) else row.get(metric))
+        step, told = number(row.get("step")), number(row.get(against))
+        after = clock.seconds_after(run, step) if against == "seconds" else told
+        points.append((step, told if math.isnan(after) else after, y))
+    return points
+
+
+def axis_label(metric: str, runs: Sequence[Record], smooth: int) -> str:
+    """A curve's axis in words: the scoreboard's title, or a term of the loss and over how many logged steps it is averaged."""
+    if metric in METRICS:
+        return columns([metric], runs)[0].head
+    name = f"{metric.removeprefix('terms.')} term" if metric.startswith("terms.") else metric
+    over = smooth > 1 and not any(judged(run, metric) for run in runs)
+    return f"{name}, mean of {smooth} logged steps" if over else name
+
+
+def plain_log(axis: "Axes") -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5."""
+    axis.set_yscale("log")
+    lo, hi = axis.get_ylim()
+    ticks = [m * 10.0**e for e in range(-4, 5) for m in (1, 2, 5) if lo <= m * 10.0**e <= hi]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def _band(axis: "Axes", members: list[list[tuple[float, float, float]]], label: str, colour: str) -> None:

@@ -7,7 +7,7 @@ otherwise are, is swept with those. Weights of runs are not shared, so the pages
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -25,7 +25,7 @@ from prx_lab.listing import Listing
 from prx_lab.pages import Note
 from prx_lab.recipe import Recipe
 from prx_lab.sample import Interval, from_run
-from prx_lab.show import COLOURS, Plot, figure
+from prx_lab.show import COLOURS, STYLE, Plot, figure, plain_log
 from prx_lab.siblings import sibling_of
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
@@ -87,12 +87,15 @@ class Swept:
 
 
 def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
-    """{recipe: what is swept of it}; LabError where nothing is."""
+    """{recipe: what is swept of it}; LabError where nothing is, or where a file is damaged."""
     found: dict[str, Swept] = {}
     for path in sorted((record.find_root(folder) / scale).glob("*/seed*.json")):
-        one = json.loads(path.read_text(encoding="utf-8"))
-        rows = {row["scale"]: {metric: record.number(row.get(metric)) for metric in QUALITY} for row in one["rows"]}
-        found.setdefault(one["name"], Swept(one["name"], one["own"], {})).seeds[one["seed"]] = rows
+        try:
+            one = json.loads(path.read_text(encoding="utf-8"))
+            rows = {row["scale"]: {metric: record.number(row.get(metric)) for metric in QUALITY} for row in one["rows"]}
+            found.setdefault(one["name"], Swept(one["name"], one["own"], {})).seeds[one["seed"]] = rows
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LabError(f"{path} is no record of a sweep ({error}); delete it and sweep the run again.") from None
     if not found:
         raise LabError(f"No sweep of guidance is recorded at {scale} scale yet.")
     return found
@@ -114,14 +117,18 @@ def compared(found: dict[str, Swept], baseline: str, scales: dict[str, float]) -
 
 
 # ------------------------------------------------------------------------------------------------ showing
-def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path = FOLDER) -> Listing:
-    """Every swept recipe at the scale it is recorded with and at that of its lowest lab-FID, both over the baseline's, the best first."""
+def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path = FOLDER, recipes: Collection[str] = ()) -> Listing:
+    """Every swept recipe at the scale it is recorded with and at that of its lowest lab-FID, both over the baseline's, the best first.
+
+    Of `recipes` and the baseline only where some are named.
+    """
     found = load(scale, folder)
     base = against(found, baseline)
     lowest, own = ({name: pick(one) for name, one in found.items()} for pick in (Swept.best, lambda one: one.own))
     tuned, fixed = (compared(found, baseline, scales) for scales in (lowest, own))
     rows = []
-    for name in sorted(found, key=lambda name: found[name].mean(lowest[name], "fid")):
+    shown = [name for name in found if not recipes or name in (*recipes, baseline)]
+    for name in sorted(shown, key=lambda name: found[name].mean(lowest[name], "fid")):
         one, best = found[name], lowest[name]
         ratios = ("", "") if one is base else (factor(fixed[name]), factor(tuned[name]))
         as_recorded = (f"{one.mean(one.own, 'fid'):.2f}", ratios[0])
@@ -137,9 +144,12 @@ def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path =
     return Listing(head, tuple(rows), head[1:], notes)
 
 
-def order(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
-    """Whether the recipes stand in the same order at the recorded scale of guidance and at the best of each; LabError below four."""
-    found, lines = load(scale, folder), []
+def order(scale: str = "cpu", folder: str | Path = FOLDER, recipes: Collection[str] = ()) -> Note:
+    """Whether the recipes stand in the same order at the recorded scale of guidance and at the best of each; LabError below four.
+
+    Of `recipes` only where some are named.
+    """
+    found, lines = {name: one for name, one in load(scale, folder).items() if not recipes or name in recipes}, []
     for metric in columns(QUALITY, list(record.records(Path(folder).parent, scale))):
         own, best = ([one.mean(pick(one), metric.name) for one in found.values()] for pick in (lambda one: one.own, Swept.best))
         one: Agreement = agreement(own, best)
@@ -150,20 +160,21 @@ def order(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
 
 def curve(names: Sequence[str], scale: str = "cpu", folder: str | Path = FOLDER) -> Plot:
     """lab-FID and composition against the scale of guidance, one line per recipe of `names` that is swept. LabError where none is."""
+    from matplotlib import rc_context
+
     found = load(scale, folder)
     shown = [found[name] for name in names if name in found]
     if not shown:
         raise LabError(f"No sweep of guidance is recorded for {', '.join(names)} at {scale} scale yet.")
     made, axes = figure(6.6, 3.2, 1, 2)
-    for one, colour in zip(shown, cycle(COLOURS)):
-        axes[0, 0].plot(one.scales, [one.mean(s, "fid") for s in one.scales], "o-", ms=4, color=colour, label=one.name)
-        axes[0, 1].plot(one.scales, [100 * one.mean(s, "composition") for s in one.scales], "o-", ms=4, color=colour)
-    axes[0, 0].set(xlabel="scale of guidance", title="lab-FID", yscale="log")
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axes[0, 0].get_ylim()[0] <= tick <= axes[0, 0].get_ylim()[1]]
-    axes[0, 0].set_yticks(ticks, list(map(str, ticks)))
-    axes[0, 0].minorticks_off()
-    axes[0, 1].set(xlabel="scale of guidance", title="composition, %")
-    made.legend(loc="outside lower center", ncols=min(len(shown), 4), fontsize=8)
+    with rc_context(STYLE):
+        for one, colour in zip(shown, cycle(COLOURS)):
+            axes[0, 0].plot(one.scales, [one.mean(s, "fid") for s in one.scales], "o-", ms=4, color=colour, label=one.name)
+            axes[0, 1].plot(one.scales, [100 * one.mean(s, "composition") for s in one.scales], "o-", ms=4, color=colour)
+        axes[0, 0].set(xlabel="scale of guidance", title="lab-FID")
+        plain_log(axes[0, 0])
+        axes[0, 1].set(xlabel="scale of guidance", title="composition, %")
+        made.legend(loc="outside lower center", ncols=min(len(shown), 5), fontsize=8)
     lowest = ", ".join(f"{one.name} {one.mean(one.best(), 'fid'):.2f} at {one.best():g}" for one in shown)
     return Plot(made, f"lab-FID and composition against the scale of guidance; lowest lab-FID: {lowest}")
 

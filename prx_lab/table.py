@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 Runs = tuple[Record, ...]
+MANY = 8  # names in a note; more are counted
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def build(
         name = runs[0].name if runs else label
         post, post_base = counterpart(name, base_runs[0].name if base_runs else baseline, posts)
         rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base))
-    return Table(scale, shown, tuple(rows), ceiling(shown, used), notes(found, groups, rows, shown))
+    same = [run for run in used if not base_runs or alike(run, base_runs[0])]
+    return Table(scale, shown, tuple(rows), ceiling(shown, same), notes(found, groups, rows, shown))
 
 
 def choose(found: Sequence[Record], name: str, scale: str) -> dict[str, Runs]:
@@ -194,7 +196,9 @@ def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown
     most = max((len(row.seeds) for row in rows if row.is_baseline), default=0)
     behind = [f"{row.label} ({len(row.seeds)})" for row in rows if 0 < len(row.seeds) < most]
     if behind:
-        lines.append(f"Fewer than the baseline's {most} seeds: {', '.join(behind)}.")
+        named = ", ".join(behind) if len(behind) <= MANY else f"{len(behind)} rows, see n"
+        lines.append(f"Fewer than the baseline's {most} seeds: {named}.")
+    lines += shared(rows, shown)
     apart = [label for label, runs in groups.items() if runs and base and not all(alike(run, base[0]) for run in runs)]
     if apart:
         lines.append(f"Judged against other images or given other captions than the baseline, so without a difference: {', '.join(apart)}.")
@@ -212,6 +216,21 @@ def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown
     if any(row.post for row in rows):
         lines.append("post: the published row and its change to the published baseline; one run each, other networks, data and scale.")
     return tuple(lines + [f"Skipped: {reason}" for _, reason in found.skipped])
+
+
+def shared(rows: Sequence[Row], shown: Sequence[Metric]) -> list[str]:
+    """The baseline's mean over the seeds that a row with fewer of them is compared on, metric by metric."""
+    base = next((row for row in rows if row.is_baseline), None)
+    if base is None:
+        return []
+    sets = {cell.common for row in rows if row is not base for cell in row.cells.values() if 0 < len(cell.common) < len(cell.base)}
+    lines = []
+    for seeds in sorted(sets):
+        means = {m: [v for seed, v in base.cells[m.name].values.items() if seed in seeds and math.isfinite(v)] for m in shown}
+        told = ", ".join(f"{m.title} {m.show(sum(values) / len(values))}" for m, values in means.items() if values)
+        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+        lines.append(f"The baseline over {which} alone, from which a Δ over {'it' if len(seeds) == 1 else 'them'} is counted: {told}.")
+    return lines
 
 
 def versions(groups: Mapping[str, Runs]) -> list[str]:

@@ -95,12 +95,12 @@ def variant(name: str) -> Variant:
 
 def table() -> Listing:
     """Every published variant with its suggested settings; a note tells where the documentation is in doubt."""
-    head = ("variant", "pixels", "autoencoder", "tuned", "distilled from", "prompts", "steps", "guidance", "dtype")
+    head = ("variant", "pixels", "autoencoder", "tuned", "distilled from", "steps", "guidance", "prompts", "dtype")
     rows, notes = [], [f"On the hub under {OWNER}/. Suggested settings as documented; none was measured here."]
     for v in VARIANTS.values():
         mark = "*" * bool(v.note)
         tuned, parent = "yes" if v.tuned else "no", v.parent or "no"
-        rows.append((v.name + mark, str(v.size), v.space, tuned, parent, v.prompts, str(v.steps), str(v.cfg), v.dtype))
+        rows.append((v.name + mark, str(v.size), v.space, tuned, parent, str(v.steps), str(v.cfg), v.prompts, v.dtype))
         notes += [f"* {v.name}: {v.note}."] if v.note else []
     return Listing(head, tuple(rows), ("pixels", "steps", "guidance"), tuple(notes))
 

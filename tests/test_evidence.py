@@ -8,10 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from prx_lab import clock
+from prx_lab import clock, show
 from prx_lab.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
+from prx_lab.columns import by_seed
 from prx_lab.errors import LabError
-from prx_lab.evidence import Noise, agreement, change, detectable, error, estimate, noise, pooled_sd, power, shares, tau_b
+from prx_lab.evidence import (
+    Noise,
+    agreement,
+    blocks,
+    change,
+    detectable,
+    error,
+    estimate,
+    noise,
+    pooled_sd,
+    power,
+    rest,
+    shares,
+    spread,
+    tau_b,
+)
 from prx_lab.record import Record, append_json, write_json
 from tests.made_up import write_run
 
@@ -135,6 +151,37 @@ def test_agreement_knows_order_and_disorder():
         agreement([1, 2, 3], [1, 2, 3])
 
 
+# ------------------------------------------------------------------------------------------------ even scatter
+def made_up(sds: dict[str, float], n: int, seed: int) -> dict[str, dict[int, float]]:
+    """Runs of a randomised block design with a level for each recipe and seed and normal noise of the given deviations."""
+    rng = np.random.default_rng(seed)
+    levels, blocks = rng.standard_normal(len(sds)), rng.standard_normal(n)
+    return {
+        name: {s: math.exp(levels[i] + blocks[s] + sd * rng.standard_normal()) for s in range(n)}
+        for i, (name, sd) in enumerate(sds.items())
+    }
+
+
+def test_a_recipe_that_scatters_more_is_found_and_equal_ones_are_not():
+    found = spread(made_up(dict.fromkeys("abcd", 0.1) | {"e": 2.0}, 3, 0))
+    assert found.name == "e" and found.share > 0.7 and found.chance < 0.01
+    chances = [spread(made_up(dict.fromkeys("abcde", 0.1), 3, k), draws=200).chance for k in range(60)]
+    assert 0.3 < np.mean(chances) < 0.7 and sum(c < 0.05 for c in chances) <= 9  # about uniform: 3 of 60 expected
+
+
+def test_what_is_left_is_the_least_squares_residual():
+    values = made_up(dict.fromkeys("abc", 0.3), 3, 1)
+    del values["b"][1]
+    names, logs, design = blocks(values)
+    assert len(names) == 8 and rest(design, logs) == pytest.approx(logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0])
+    assert math.sqrt((rest(design, logs) ** 2).sum() / 3) == pytest.approx(noise(values).sd) and noise(values).freedom == 3
+
+
+def test_a_spread_needs_three_recipes_with_two_seeds():
+    with pytest.raises(LabError, match="three of them with two seeds"):
+        spread(made_up(dict.fromkeys("ab", 0.1), 3, 0))
+
+
 # ------------------------------------------------------------------------------------------------ the clock
 def run_of(
     root, seed: int, fids: list[float], rates: list[float], phases: tuple[float, ...] = (), batch: int = 10, steps: int = 100
@@ -160,6 +207,10 @@ def test_a_pause_does_not_count_and_phases_have_their_own_steps(tmp_path):
     assert [p["seconds"] for p in clock.curve(run)] == pytest.approx([2.5, 5.0, 10.0, 15.0])
     assert clock.training_seconds(run) == pytest.approx(15.0)
     assert run.curve[0]["seconds"] == 1e6 + 25  # the record keeps its own
+    assert clock.images_per_second(run) == pytest.approx(10 * 100 / 15.0)  # not the median step, which is the first phase's
+    drawn = [show.curves([run], "fid", against).figure.axes[0].lines[0].get_xdata() for against in ("step", "seconds")]
+    assert [list(x) for x in drawn] == [[25, 50, 75, 100], pytest.approx([2.5, 5.0, 10.0, 15.0])]
+    assert by_seed("images_per_s", [run], []) == {0: pytest.approx(10 * 100 / 15.0)}
 
 
 def test_a_log_without_rates_leaves_the_recorded_seconds(tmp_path):
@@ -167,6 +218,7 @@ def test_a_log_without_rates_leaves_the_recorded_seconds(tmp_path):
     assert [p["seconds"] for p in clock.curve(run)] == [0.0, 50.0, 100.0] and math.isnan(clock.training_seconds(run))
     quiet = run_of(tmp_path, 1, [2.0, 1.0], [math.nan])
     assert [p["seconds"] for p in clock.curve(quiet)] == [1e6 + 50, 1e6 + 100] and clock.training_seconds(quiet) == 1e6
+    assert clock.images_per_second(Record.load(write_run(tmp_path, "muon", 0, 20.0))) == 100.0  # the recorded median
 
 
 # ------------------------------------------------------------------------------------------------ arrival

@@ -91,20 +91,28 @@ def test_a_row_of_the_post_stands_at_its_number_of_tokens(root):
     assert [math.isnan(branches("fid", ["jit-tread"], scale, "jit", root)[0].post) for scale in ("cpu-256", "cpu-1024")] == [True, False]
 
 
-@pytest.mark.parametrize(("fid", "luck"), [(19.0, 0.001), (10.0, 0.2), (400.0, 0.01)])
+@pytest.mark.parametrize(("fid", "luck"), [(19.0, 0.001), (10.0, 0.2), (400.0, 0.01), (60000.0, 0.01), (0.002, 0.01)])
 def test_an_axis_can_be_read_however_narrow_or_wide(tmp_path, fid, luck):
     for seed in range(2):
         write_run(tmp_path, "baseline", seed, 20.0)
         write_run(tmp_path, "muon", seed, fid * (1 + luck * seed))
     axis = forest(("muon",), root=tmp_path).figure.axes[0]
     (lo, hi), shown = axis.get_xlim(), [float(text.get_text().removeprefix("× ")) for text in axis.get_xticklabels()]
-    assert 3 <= len(shown) <= 9 and all(lo <= tick <= hi for tick in shown) and list(axis.get_xticks()) == shown
+    assert (
+        lo <= 0.8 and hi >= 1.25 and 3 <= len(shown) <= 6 and all(lo <= tick <= hi for tick in shown) and list(axis.get_xticks()) == shown
+    )
 
 
 def test_the_legend_names_the_post_where_it_is_drawn(root):
     write_run(root, "ema", 0, 14.0)
-    legends = [forest(names, root=root).figure.axes[0].get_legend() for names in (("muon",), ("ema",))]
-    assert [text.get_text() for text in legends[0].get_texts()] == ["here", "in the post"] and legends[1] is None
+    legends = [forest(names, root=root).figure.axes[0].get_legend() for names in (("muon",), ("flux2", "ema"), ("ema",))]
+    told = [[text.get_text() for text in legend.get_texts()] for legend in legends]
+    assert told == [["in the post"], ["one seed", "in the post"], ["one seed"]]
+
+
+def test_a_recipe_that_is_not_recorded_is_named_below(root):
+    below = [forest(names, root=root).figure.axes[0].get_xlabel() for names in (("muon", "sprint", "camera"), ("muon",), None)]
+    assert below[0].endswith("judged otherwise: sprint, camera") and below[1:] == ["", ""]
 
 
 def test_what_is_not_recorded_is_said(root, tmp_path_factory):

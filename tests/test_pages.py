@@ -124,3 +124,13 @@ def test_a_table_that_is_not_recorded_says_so(tmp_path, monkeypatch):
     shown = live.table("repa", metrics=("fid",))
     assert [row.label for row in shown.rows] == ["baseline", "repa"] and shown.rows[1].cells["fid"].difference()[0] == -5.0
     assert repr(live.table("muon", "bf16", scale="cpu-long")) == "No run of muon, bf16 is recorded at cpu-long scale yet."
+
+
+def test_curves_show_the_seeds_that_all_rows_have(tmp_path):
+    for name, seeds in {"baseline": (0, 1, 2), "repa": (1, 2), "muon": (2, 3)}.items():
+        for seed in seeds:
+            write_run(tmp_path, name, seed, 10.0)
+    drawn = {(run.name, run.seed) for run in live.in_common(list(records(tmp_path)))}
+    assert drawn == {("baseline", 2), ("repa", 2), ("muon", 2)}
+    apart = [run for run in records(tmp_path) if (run.name, run.seed) in {("baseline", 0), ("repa", 1)}]
+    assert live.in_common(apart) == apart  # nothing in common: better unpaired than nothing

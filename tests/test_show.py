@@ -95,6 +95,8 @@ def test_curves_of_the_training_log(runs):
     assert list(show.curves(found, "loss").figure.axes[0].lines[0].get_ydata()) == pytest.approx([17, 8.5, 17 / 3])
     assert list(show.curves(found, "terms.repa", "seconds").figure.axes[0].lines[0].get_xdata()) == [10, 20, 30]
     assert list(show.curves(found, "loss", smooth=2).figure.axes[0].lines[0].get_xdata()) == [1.5, 3]
+    heads = [show.curves(found, what, smooth=smooth).figure.axes[0].get_ylabel() for what, smooth in (("terms.repa", 2), ("loss", 1))]
+    assert heads == ["repa term, mean of 2 logged steps", "loss"]
     with pytest.raises(LabError, match="has 'terms.tread'"):
         show.curves(found, "terms.tread")
 

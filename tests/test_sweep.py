@@ -92,10 +92,14 @@ def test_recipes_are_ranked_each_at_its_best_with_the_noise_of_all(root):
     there = f"{1 + one.mean:.2f} [{1 + one.lo:.2f}, {1 + one.hi:.2f}]"
     assert rows["muon"][1:] == ("2", "1.05", rows["muon"][3], "1", "0.60", there, "62.7")
     assert 1 + one.mean == pytest.approx(math.sqrt(0.5 * 0.7 / 1.2)) and rows["muon"][3].startswith(f"{math.sqrt(1.1 / 4.8):.2f} [")
+    few = sweep.ranking(folder=root, recipes=("muon",)).rows  # of fewer rows, with the noise of all
+    assert few == (rows["muon"], rows["baseline"])
     assert rows["baseline"][3] == rows["baseline"][6] == "" and rows["tread"][6] == "1.50"  # one seed: no interval
 
 
 def test_orders_are_compared_over_recipes(root):
+    with pytest.raises(LabError, match="at least four pairs; here are 3"):
+        sweep.order(folder=root, recipes=("muon", "repa", "tread"))
     told = repr(sweep.order(folder=root))
     assert "tau-b +0.33" in told and "over 4 recipes" in told  # 2 of 6 pairs change places: 1.05 1.5 2.2 2.1 against 0.6 1.5 1.1 0.9
 
@@ -115,3 +119,7 @@ def test_what_is_not_swept_is_said(root):
         sweep.ranking(baseline="sprint", folder=root)
     with pytest.raises(LabError, match="recorded for sprint at cpu scale"):
         sweep.curve(("sprint",), folder=root)
+    for text in ("{", "[]", '{"name": "repa", "own": 3.0, "seed": 0, "rows": [{"fid": 1.0}]}'):
+        (root / "cpu" / "repa-0123abcd" / "seed0.json").write_text(text)
+        with pytest.raises(LabError, match=r"is no record of a sweep .* sweep the run again\.$"):
+            sweep.load(folder=root)

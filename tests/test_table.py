@@ -1,5 +1,6 @@
 """The scoreboard: its numbers follow from the records, and it says what it does not know."""
 
+import json
 import math
 
 import pytest
@@ -129,6 +130,33 @@ def test_a_row_without_its_seeds_says_so(root):
     assert note == "Fewer than the baseline's 3 seeds: tread (1)."
     assert line(Table.of("cpu", root=root), "tread").split()[1] == "1"
     assert "Fewer" not in repr(Table.of("cpu", recipes=["repa"], root=root))
+    for i in range(9):
+        write_run(root, f"row{i}", 0, 30.0)
+    assert "Fewer than the baseline's 3 seeds: 10 rows, see n." in repr(Table.of("cpu", root=root))
+
+
+def test_the_baseline_is_told_for_the_seeds_that_a_difference_is_over(root):
+    write_run(root, "tread", 0, 30.0)
+    write_run(root, "irepa", 0, 30.0)
+    write_run(root, "irepa", 2, 30.0)
+    notes = Table.of("cpu", recipes=["tread", "irepa"], metrics=["fid", "composition"], root=root).notes
+    found = [note for note in notes if "alone" in note]
+    one, two = (sum(BASELINE[seed] for seed in seeds) / len(seeds) for seeds in ((0,), (0, 2)))
+    assert len(found) == 2 and found[0].startswith("The baseline over seed 0 alone, from which a Δ over it is counted:")
+    assert found[0].endswith(f"lab-FID {one:.2f}, composition % {100 / BASELINE[0]:.1f}.") and "seeds 0, 2 alone" in found[1]
+    assert f"lab-FID {two:.2f}," in found[1]
+    write_run(root, "muon", 0, 10.0)
+    write_run(root, "muon", 1, 10.0)
+    write_run(root, "muon", 2, 10.0)
+    assert "alone" not in repr(Table.of("cpu", recipes=["muon"], root=root))
+
+
+def test_real_images_are_those_that_the_baseline_is_judged_on(root):
+    folder = write_run(root, "camera", 0, 30.0)
+    write_json(folder / "recipe.json", {"type": "Recipe", "reference": {"style": "photo", "captions": "long"}})
+    found = json.loads((folder / "eval.json").read_text())
+    write_json(folder / "eval.json", found | {"ceiling": {"composition": {"value": 0.5}}})
+    assert Table.of("cpu", root=root).ceiling == {"composition": pytest.approx(0.975)}
 
 
 def test_html_and_markdown_hold_the_same_numbers(root):

@@ -195,7 +195,8 @@ WORDS = {-1: "lower", 0: "no change", 1: "higher"}
 def interval(found: Estimate) -> str:
     """A change in per cent with its interval; a factor where it is more than ten times the baseline."""
     if found.mean > LARGE:
-        ends = "" if math.isnan(found.lo) else f" [{1 + found.lo:.2g}, {1 + found.hi:.2g}]"
+        low = f"{1 + found.lo:.0f}" if found.lo > LARGE else f"{max(1 + found.lo, 0):.1f}"
+        ends = "" if math.isnan(found.lo) else f" [{low}, {1 + found.hi:.0f}]"
         return f"× {1 + found.mean:.0f}{ends}"
     ends = "" if math.isnan(found.lo) else f" [{percent(found.lo, '')}, {percent(found.hi, '')}]"
     return percent(found.mean) + ends

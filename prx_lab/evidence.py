@@ -95,11 +95,13 @@ class Spread:
 def spread(values: Mapping[str, Mapping[int, float]], draws: int = 2000, seed: int = 0) -> Spread:
     """Whether one recipe is noisier than the one noise of `noise` allows, by simulation of that model on the same runs.
 
-    LabError where fewer than three recipes have two seeds: the shares could not be told apart.
+    The model takes runs as independent; those that share their weights are not, which makes the chance of rows of them a rough one.
+    LabError where fewer than three recipes have two seeds, or seeds in common are too few: the shares could not be told apart.
     """
     names, logs, design = blocks(values)
-    if sum(names.count(name) > 1 for name in set(names)) < 3:
-        raise LabError("Whether recipes scatter alike takes three of them with two seeds each; record more.")
+    found = noise(values)
+    if sum(names.count(name) > 1 for name in set(names)) < 3 or found.freedom < 2 or found.sd < TINY:
+        raise LabError("Whether recipes scatter alike takes three of them with the same two seeds, and some scatter; record more.")
     member = np.array([[one == name for one in names] for name in sorted(set(names))], float)
 
     def shares_of(logs: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
 QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
+RARE = 0.001  # a smaller chance is not told apart
 HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
 
 
@@ -83,7 +84,8 @@ def evenness(table: Table) -> Note:
     lines = []
     for metric in (metric for metric in table.metrics if metric.name in QUALITY):
         one = spread({row.label: row.cells[metric.name].values for row in table.rows})
-        lines.append(f"{metric.title}: most of the noise is from {one.name}, {100 * one.share:.0f} % of it; chance {one.chance:.3f}")
+        chance = f"chance {one.chance:.3f}" if one.chance >= RARE else f"chance below {RARE}"
+        lines.append(f"{metric.title}: the largest part of the noise, {100 * one.share:.0f} %, is of {one.name}; {chance}")
     return Note("\n".join(lines))
 
 

@@ -110,7 +110,7 @@ def in_common(runs: Sequence[Record]) -> list[Record]:
     seeds: dict[str, set[int]] = {}
     for one in runs:
         seeds.setdefault(one.name, set()).add(one.seed)
-    shared = set.intersection(*seeds.values())
+    shared = set.intersection(*seeds.values()) if seeds else set()
     return [one for one in runs if one.seed in shared] or list(runs)
 
 

@@ -193,6 +193,9 @@ def plain_log(axis: "Axes") -> None:
     axis.set_yscale("log")
     lo, hi = axis.get_ylim()
     ticks = [m * 10.0**e for e in range(-4, 5) for m in (1, 2, 5) if lo <= m * 10.0**e <= hi]
+    if len(ticks) < 2:  # a narrow range: matplotlib's own
+        axis.yaxis.set_minor_formatter("{x:g}")
+        return
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
 

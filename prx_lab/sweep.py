@@ -1,6 +1,6 @@
 """The scale of guidance, swept over recorded runs: does an order of techniques hold at another scale, or at the best of each?
 
-`python -m prx_lab.sweep RUN ...` judges the last weights of each run folder again under weaker guidance, on the captions and
+`python -m prx_lab.sweep RUN ...` judges the last weights of each run folder again under other guidance, on the captions and
 noise of its evaluation, and records it. A run that was judged with the weights of another, as the rows that only guide
 otherwise are, is swept with those. Weights of runs are not shared, so the pages read the records.
 """
@@ -93,7 +93,10 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
         try:
             one = json.loads(path.read_text(encoding="utf-8"))
             rows = {row["scale"]: {metric: record.number(row.get(metric)) for metric in QUALITY} for row in one["rows"]}
-            found.setdefault(one["name"], Swept(one["name"], one["own"], {})).seeds[one["seed"]] = rows
+            swept = found.setdefault(one["name"], Swept(one["name"], one["own"], {}))
+            if one["own"] != swept.own or one["own"] not in rows or one["seed"] in swept.seeds:
+                raise ValueError("another recipe of this name is recorded, or the row of its own scale is missing")
+            swept.seeds[one["seed"]] = {scale: row for scale, row in rows.items() if row["fid"] == row["fid"]}  # without NaN
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise LabError(f"{path} is no record of a sweep ({error}); delete it and sweep the run again.") from None
     if not found:
@@ -139,7 +142,8 @@ def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path =
     notes = (
         f"Scales of guidance: {swept}; best: of these, the one with the lowest mean lab-FID. n: seeds.",
         f"Ratio: over {baseline}, each at the scale in question, seeds in common, 95 % t interval with the noise of all swept recipes; "
-        "one seed has no interval. The choice of the lowest of several flatters every recipe alike, a noisy one a little more.",
+        "one seed has no interval. The choice of the lowest of several flatters every recipe, and a noisy one most. "
+        "A best at either end of the scales may lie beyond.",
     )
     return Listing(head, tuple(rows), head[1:], notes)
 
@@ -154,8 +158,10 @@ def order(scale: str = "cpu", folder: str | Path = FOLDER, recipes: Collection[s
         own, best = ([one.mean(pick(one), metric.name) for one in found.values()] for pick in (lambda one: one.own, Swept.best))
         one: Agreement = agreement(own, best)
         tau = minus(f"{one.tau:+.2f} [{one.lo:+.2f}, {one.hi:+.2f}]")
-        lines.append(f"{metric.title}: tau-b {tau} over {one.n} recipes")
-    return Note("Order as recorded against order where each recipe's lab-FID is lowest:\n" + "\n".join(lines))
+        lines.append(f"{metric.title}: tau-b {tau} over {one.n} recipes, chance {one.p:.3f}")
+    seeds = max(len(one.seeds) for one in found.values())
+    luck = f"At most {seeds} seed{'s' * (seeds > 1)} each: the luck of training is in both orders alike, and not in the interval."
+    return Note("Order as recorded against order where each recipe's lab-FID is lowest:\n" + "\n".join([*lines, luck]))
 
 
 def curve(names: Sequence[str], scale: str = "cpu", folder: str | Path = FOLDER) -> Plot:

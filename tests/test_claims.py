@@ -238,3 +238,15 @@ def test_whole_short_runs_are_held_against_whole_runs_of_the_baseline(root):
         findings.shortened(("sprint",), root=root)
     with pytest.raises(LabError, match="not judged alike"):
         findings.shortened(("muon",), short="cpu-1024", root=root)
+
+
+def test_a_change_of_more_than_ten_times_is_told_as_a_factor():
+    assert (
+        claims.interval(Estimate(2, 0.5, -0.1, 1.2)) == "+50 % [−10, +120]"
+        and claims.interval(Estimate(1, 0.5, math.nan, math.nan)) == "+50 %"
+    )
+    assert (
+        claims.interval(Estimate(2, 299.0, 179.0, 509.0)) == "× 300 [180, 510]"
+        and claims.interval(Estimate(1, 36.0, math.nan, math.nan)) == "× 37"
+    )
+    assert claims.interval(Estimate(2, 12.0, -1.4, 60.0)) == "× 13 [0.0, 61]"

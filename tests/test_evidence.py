@@ -178,8 +178,11 @@ def test_what_is_left_is_the_least_squares_residual():
 
 
 def test_a_spread_needs_three_recipes_with_two_seeds():
-    with pytest.raises(LabError, match="three of them with two seeds"):
-        spread(made_up(dict.fromkeys("ab", 0.1), 3, 0))
+    level = {name: {0: 2.0, 1: 2.0} for name in "abc"}  # nothing scatters
+    apart = {name: {2 * i: 1.0, 2 * i + 1: 3.0} for i, name in enumerate("abc")}  # no seed in common: nothing is left
+    for values in (made_up(dict.fromkeys("ab", 0.1), 3, 0), level, apart):
+        with pytest.raises(LabError, match="three of them with the same two seeds"):
+            spread(values)
 
 
 # ------------------------------------------------------------------------------------------------ the clock

@@ -10,7 +10,7 @@ from scipy import stats
 
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
-from prx_lab.findings import detectables
+from prx_lab.findings import detectables, evenness
 from prx_lab.record import write_json
 from prx_lab.table import Table, markdown_table
 from tests.made_up import write_run
@@ -240,3 +240,19 @@ def test_a_row_judged_otherwise_has_values_and_no_difference(tmp_path):
     assert "so without a difference: camera." in repr(table)
     own = Table.of("cpu", ("repa",), baseline="camera", metrics=("fid",), root=tmp_path)
     assert "without a difference: repa." in repr(own)
+
+
+def test_a_row_that_scatters_more_than_the_others_is_named(tmp_path):
+    luck = (0.0, 0.02, -0.01)
+    for i, name in enumerate(("baseline", "repa", "tread", "muon", "bf16", "ema")):
+        for seed in range(3):
+            write_run(tmp_path, name, seed, 20 * math.exp(luck[(seed + i) % 3] * (60 if name == "ema" else 1)))
+    told = repr(evenness(Table.of("cpu", metrics=["fid", "images_per_s"], root=tmp_path)))
+    assert (
+        told.startswith("lab-FID: the largest part of the noise, ")
+        and "is of ema; " in told
+        and told.endswith("chance below 0.001")
+        and "images" not in told
+    )
+    with pytest.raises(LabError, match="the same two seeds"):
+        evenness(Table.of("cpu", ["repa"], metrics=["fid"], root=tmp_path))

@@ -15,14 +15,13 @@ from prx_lab.errors import LabError
 from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd, spread
 from prx_lab.layout import minus, percent
 from prx_lab.listing import Listing
-from prx_lab.pages import Note
+from prx_lab.pages import QUALITY, Note
 from prx_lab.posts import published
 from prx_lab.recipe import SCALES, Scale, along
 from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
-QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
 RARE = 0.001  # a smaller chance is not told apart
 HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
 

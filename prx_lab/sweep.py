@@ -19,17 +19,16 @@ from prx_lab.arrival import factor
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, pictures, scores
-from prx_lab.evidence import Agreement, Estimate, agreement, change, noise
+from prx_lab.evidence import Estimate, agreement, change, noise
 from prx_lab.layout import minus
 from prx_lab.listing import Listing
-from prx_lab.pages import Note
+from prx_lab.pages import QUALITY, Note
 from prx_lab.recipe import Recipe
 from prx_lab.sample import Interval, from_run
 from prx_lab.show import COLOURS, STYLE, Plot, figure, plain_log
 from prx_lab.siblings import sibling_of
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
-QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
 FOLDER = "results/guidance"
 
 
@@ -127,8 +126,8 @@ def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path =
     """
     found = load(scale, folder)
     base = against(found, baseline)
-    lowest, own = ({name: pick(one) for name, one in found.items()} for pick in (Swept.best, lambda one: one.own))
-    tuned, fixed = (compared(found, baseline, scales) for scales in (lowest, own))
+    lowest = {name: one.best() for name, one in found.items()}
+    tuned, fixed = (compared(found, baseline, scales) for scales in (lowest, {name: one.own for name, one in found.items()}))
     rows = []
     shown = [name for name in found if not recipes or name in (*recipes, baseline)]
     for name in sorted(shown, key=lambda name: found[name].mean(lowest[name], "fid")):
@@ -154,11 +153,11 @@ def order(scale: str = "cpu", folder: str | Path = FOLDER, recipes: Collection[s
     Of `recipes` only where some are named.
     """
     found, lines = {name: one for name, one in load(scale, folder).items() if not recipes or name in recipes}, []
-    for metric in columns(QUALITY, list(record.records(Path(folder).parent, scale))):
-        own, best = ([one.mean(pick(one), metric.name) for one in found.values()] for pick in (lambda one: one.own, Swept.best))
-        one: Agreement = agreement(own, best)
-        tau = minus(f"{one.tau:+.2f} [{one.lo:+.2f}, {one.hi:+.2f}]")
-        lines.append(f"{metric.title}: tau-b {tau} over {one.n} recipes, chance {one.p:.3f}")
+    for metric in columns(QUALITY, ()):  # evaluations have the embedded judges
+        own = [one.mean(one.own, metric.name) for one in found.values()]
+        ranks = agreement(own, [one.mean(one.best(), metric.name) for one in found.values()])
+        tau = minus(f"{ranks.tau:+.2f} [{ranks.lo:+.2f}, {ranks.hi:+.2f}]")
+        lines.append(f"{metric.title}: tau-b {tau} over {ranks.n} recipes, chance {ranks.p:.3f}")
     seeds = max(len(one.seeds) for one in found.values())
     luck = f"At most {seeds} seed{'s' * (seeds > 1)} each: the luck of training is in both orders alike, and not in the interval."
     return Note("Order as recorded against order where each recipe's lab-FID is lowest:\n" + "\n".join([*lines, luck]))
@@ -185,8 +184,18 @@ def curve(names: Sequence[str], scale: str = "cpu", folder: str | Path = FOLDER)
     return Plot(made, f"lab-FID and composition against the scale of guidance; lowest lab-FID: {lowest}")
 
 
-if __name__ == "__main__":
-    for where in map(Path, sys.argv[1:]):
+def main(folders: Sequence[str]) -> None:
+    """Sweep runs one after the other and record each; LabError where there is nothing to sweep."""
+    if not folders:
+        raise LabError("Name the runs to sweep by their folders, results/SCALE/RECIPE-ID/seedK.")
+    for where in (Path(folder).resolve() for folder in folders):
         told = study(where)
         record.write_json(Path(FOLDER) / where.parent.parent.name / where.parent.name / f"{where.name}.json", told)
         print(told["run"], *(f"{row['scale']:g}: {row['fid']:.2f}" for row in told["rows"]))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except LabError as error:
+        sys.exit(str(error))

@@ -52,6 +52,17 @@ def test_what_cannot_be_swept_is_refused_in_a_sentence(folders, tmp_path):
         sweep.study(folder)
 
 
+def test_the_command_records_what_it_swept_and_refuses_in_a_sentence(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "study", lambda folder, made=sweep.study: made(folder, [1.5]))
+    sweep.main([str(folders[0])])
+    assert set(sweep.load("smoke", tmp_path / "results" / "guidance")["baseline"].seeds[0]) == {1.5, 3.0}
+    assert capsys.readouterr().out.startswith(f"smoke/{folders[0].parent.name}/seed0 1.5: ")
+    for wrong in ([], [str(tmp_path / "nowhere")]):
+        with pytest.raises(LabError, match=r"\.$"):
+            sweep.main(wrong)
+
+
 # ------------------------------------------------------------------------------------------------ reading
 FIDS = {  # recipe -> seed -> scale of guidance -> lab-FID
     "baseline": {0: {1.0: 4.0, 2.0: 1.0, 3.0: 2.0}, 1: {1.0: 5.0, 2.0: 1.2, 3.0: 2.4}},

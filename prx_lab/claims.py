@@ -2,21 +2,21 @@
 
 Numbers of the post come from results/published.csv. Units differ (other judges, data and sizes), so changes are compared as
 shares of the baseline, ours of the part of a distance that real images do not have before the same judge. A verdict follows from the 95 %
-interval over seeds; nobody chooses it. The interval's noise is that of all recorded recipes of the scale together (`evidence.noise`).
+interval over seeds; nobody chooses it. The interval's noise is learnt from all recorded recipes of the scale (`evidence.noise`).
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import Estimate, Noise, change, noise
+from prx_lab.evidence import NONE, Estimate, Noise, change, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
 from prx_lab.posts import Published, published, share
-from prx_lab.record import Record, records
+from prx_lab.record import Record, judged, records
 from prx_lab.table import choose
 
 QUALITY = ("fid", "cmmd", "dino_mmd")
@@ -138,11 +138,11 @@ def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Recor
 
 
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
-    """The noise of a metric over all runs of a scale."""
-    values: dict[str, dict[int, float]] = {}
+    """The noise of a metric over all runs of a scale, recipes named by their folders; only runs judged alike share the luck of a seed."""
+    values: dict[str, dict[Hashable, float]] = {}
     for run in found:
         if run.scale == scale:
-            values.setdefault(f"{run.name}-{run.id}", {})[run.seed] = run.metric(metric)
+            values.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
     return noise(values)
 
 
@@ -157,13 +157,16 @@ def reach(base: tuple[Record, ...], metric: str) -> float:
 
 
 def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> Estimate:
-    """Our change of a metric over common seeds, with the noise of the whole scale, as a share of the pair's baseline.
+    """Our change of a metric over common seeds, with the noise that the whole scale teaches, as a share of the pair's baseline.
 
     Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
     """
     runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
+    if not (runs and base):
+        return NONE
     values = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
-    raw, left = change(*values, noises(found, scale, metric)), reach(base, metric)
+    both = noises(found, scale, metric).between(*(part[0].folder.parent.name for part in (runs, base)))
+    raw, left = change(*values, both), reach(base, metric)
     return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
 
 
@@ -227,12 +230,13 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     decided = sum(not math.isnan(one.ours.lo) for one in made)
     notes = (
         f"{counted(len(made), 'measure')} of {counted(len(claims_of(recipes)), 'claim')}: {counts}.",
-        "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval whose noise is "
-        "that of all recipes of the scale, log value = recipe + seed + noise.",
+        "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval. Its noise, in log "
+        "value = recipe + seed + noise, is learnt from all recipes of the scale: each has its own, drawn towards the typical one as far "
+        "as recipes scatter alike (moderated t).",
         "Ours of a distance are shares of what the baseline has above real images, judged alike, as a distance on few images never falls "
         "to zero; below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
         "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
-        "runs can be within noise there and decided here. The narrower one assumes that all recipes scatter alike.",
+        "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family.",
     )
     if decided:
         luck = f"{0.05 * decided:.1f}"

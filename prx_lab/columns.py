@@ -13,7 +13,10 @@ from prx_lab.record import Record
 
 @dataclass(frozen=True)
 class Metric:
-    """How one number is named and printed; `judge` is the network whose numbers alone may carry the plain title."""
+    """How one number is named and printed; `judge` is the network whose numbers alone may carry the plain title.
+
+    A timed one depends on what else the machine did: runs follow one another, so its differences get no verdict.
+    """
 
     name: str
     title: str
@@ -21,6 +24,7 @@ class Metric:
     digits: int
     judge: str = ""
     percent: bool = False
+    timed: bool = False
 
     @property
     def arrow(self) -> str:
@@ -52,10 +56,10 @@ METRICS = {
         Metric("size", "size %", False, 1, percent=True),
         Metric("material", "material %", False, 1, percent=True),
         Metric("relation", "relation %", False, 1, percent=True),
-        Metric("images_per_s", "images/s", False, 1),
-        Metric("batches_per_s", "batches/s", False, 2),
+        Metric("images_per_s", "images/s", False, 1, timed=True),
+        Metric("batches_per_s", "batches/s", False, 2, timed=True),
         Metric("peak_memory_mb", "peak MB", True, 0),
-        Metric("seconds_to_baseline", "s to baseline", True, 0),
+        Metric("seconds_to_baseline", "s to baseline", True, 0, timed=True),
     )
 }
 SHOWN = ("fid", "cmmd", "dino_mmd", "composition", "images_per_s", "seconds_to_baseline")

@@ -4,18 +4,21 @@ Differences are paired by seed. Shares of the baseline, ours / theirs - 1, put q
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from prx_lab.errors import LabError
 from prx_lab.metrics.stats import paired, percentile
 
 LEVEL, POWER = 0.95, 0.8
 GRID = 4096  # points of a numerical mean
-TINY = 1e-9  # a distance is compared by its logarithm
+TINY = 1e-9
+ALIKE = 1e4  # a freedom beyond is not told from an infinite one
+RARE = 0.001  # a chance below it, times the number of recipes, is none
 
 
 @dataclass(frozen=True)
@@ -46,29 +49,83 @@ def shares(ours: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
     return [value for value in found if math.isfinite(value)]
 
 
-# ------------------------------------------------------------------------------------------ one noise for a scale
+# ---------------------------------------------------------------------------------------- the noise of a scale
+@dataclass(frozen=True)
+class Variance:
+    """An estimated variance and the degrees of freedom behind it."""
+
+    value: float
+    freedom: float
+
+
 @dataclass(frozen=True)
 class Noise:
-    """The standard deviation of a run's log value about its recipe and its seed, and the degrees of freedom behind it."""
+    """How the log values of a scale scatter about their recipe and seed: as a rule, and recipe by recipe.
 
-    sd: float
-    freedom: int
-
-
-def noise(values: Mapping[str, Mapping[int, float]]) -> Noise:
-    """The noise of log value = recipe + seed + noise over all runs {recipe: {seed: value}} (randomised blocks, least squares).
-
-    Two or three seeds tell little about the spread of one recipe; all recipes together tell much, if their spread is alike
-    on this scale. The baseline's runs count once however many rows are compared with them. NaN where nothing is repeated.
+    The freedom of `typical` says how alike recipes scatter: infinite where all do, but for those `apart`, which scatter far more and
+    stand for themselves. `freedom` is that of all runs together.
     """
+
+    typical: Variance
+    own: Mapping[str, Variance]
+    apart: frozenset[str]
+    freedom: float
+
+    def of(self, name: str) -> Variance:
+        """The variance of one run of a recipe: its own and the typical one, weighed by their freedom (Smyth 2004, moderated t)."""
+        prior, own = self.typical, self.own.get(name)
+        if name in self.apart:
+            return self.own[name]
+        if own is None or math.isinf(prior.freedom):
+            return Variance(prior.value, min(prior.freedom, self.freedom))
+        both = prior.freedom + own.freedom
+        return Variance((prior.freedom * prior.value + own.freedom * own.value) / both, min(both, self.freedom))
+
+    def between(self, ours: str, base: str) -> Variance:
+        """The variance of the log ratio of two recipes at one seed; its freedom after Welch and Satterthwaite."""
+        a, b = self.of(ours), self.of(base)
+        total = a.value + b.value
+        if not (self.freedom and total):
+            return Variance(total, self.freedom)
+        return Variance(total, min(total**2 / (a.value**2 / a.freedom + b.value**2 / b.freedom), self.freedom))
+
+
+def noise(values: Mapping[str, Mapping[Hashable, float]]) -> Noise:
+    """The noise in log value = recipe + seed + noise of all runs {recipe: {seed: value}} (randomised blocks, least squares).
+
+    Two or three seeds tell little about the spread of one recipe; all recipes together tell much, as far as they scatter alike.
+    The baseline's runs count once however many rows are compared with them. NaN and no freedom where nothing is repeated.
+    """
+    own, apart = scatter(values), {}
+    while name := wildest(own):
+        apart[name] = own[name]
+        own = scatter({other: runs for other, runs in values.items() if other not in apart})
+    return Noise(typical(tuple(own.values())), own | apart, frozenset(apart), sum(one.freedom for one in own.values()))
+
+
+def scatter(values: Mapping[str, Mapping[Hashable, float]]) -> dict[str, Variance]:
+    """The residual variance of each recipe that has a degree of freedom."""
     names, logs, design = blocks(values)
-    freedom = len(names) - (int(np.linalg.matrix_rank(design)) if names else 0)
-    if not freedom:
-        return Noise(math.nan, 0)
-    return Noise(math.sqrt(float((rest(design, logs) ** 2).sum()) / freedom), freedom)
+    leave = np.eye(len(names)) - design @ np.linalg.pinv(design)  # least squares leaves leave @ logs
+    squares, free = (leave @ logs) ** 2, leave.diagonal()
+    rows = {name: [one == name for one in names] for name in sorted(set(names))}
+    sums = {name: (float(squares[at].sum()), float(free[at].sum())) for name, at in rows.items()}
+    return {name: Variance(square / freedom, freedom) for name, (square, freedom) in sums.items() if freedom > TINY}
 
 
-def blocks(values: Mapping[str, Mapping[int, float]]) -> tuple[list[str], np.ndarray, np.ndarray]:
+def wildest(own: Mapping[str, Variance]) -> str:
+    """The recipe with the largest variance, where chance would hardly have made one of the others so wild; else nothing."""
+    if len(own) < 4:
+        return ""
+    name = max(own, key=lambda name: own[name].value)
+    others = typical(tuple(own[other] for other in own if other != name))
+    if not others.value:
+        return ""
+    chance = stats.f.sf(own[name].value / others.value, own[name].freedom, min(others.freedom, ALIKE))
+    return name if chance * len(own) < RARE else ""
+
+
+def blocks(values: Mapping[str, Mapping[Hashable, float]]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Of every run the recipe, the log value (n,) and the row of the design (n, recipes + seeds); what has no logarithm is left out."""
     runs = [(name, seed, v) for name, own in values.items() for seed, v in own.items() if v > 0 and math.isfinite(v)]
     names, seeds = ({key: i for i, key in enumerate(sorted(set(column)))} for column in ([r[0] for r in runs], [r[1] for r in runs]))
@@ -78,47 +135,39 @@ def blocks(values: Mapping[str, Mapping[int, float]]) -> tuple[list[str], np.nda
     return [name for name, *_ in runs], np.log([v for *_, v in runs]), design
 
 
-def rest(design: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """What least squares leave of log values (..., n)."""
-    return logs - logs @ np.linalg.pinv(design).T @ design.T
+@lru_cache(maxsize=256)
+def typical(own: tuple[Variance, ...]) -> Variance:
+    """The variance about which those of recipes lie, and how near: the maximum likelihood of own ~ typical * F(own freedom, freedom).
 
-
-@dataclass(frozen=True)
-class Spread:
-    """The recipe with the largest share of the noise, that share, and the chance of one as large where all recipes scatter alike."""
-
-    name: str
-    share: float
-    chance: float
-
-
-def spread(values: Mapping[str, Mapping[int, float]], draws: int = 2000, seed: int = 0) -> Spread:
-    """Whether one recipe is noisier than the one noise of `noise` allows, by simulation of that model on the same runs.
-
-    The model takes runs as independent; those that share their weights are not, which makes the chance of rows of them a rough one.
-    LabError where fewer than three recipes have two seeds, or seeds in common are too few: the shares could not be told apart.
+    The freedom is between 1, one recipe says little about another, and infinity, their pooled variance is that of each.
     """
-    names, logs, design = blocks(values)
-    found = noise(values)
-    if sum(names.count(name) > 1 for name in set(names)) < 3 or found.freedom < 2 or found.sd < TINY:
-        raise LabError("Whether recipes scatter alike takes three of them with the same two seeds, and some scatter; record more.")
-    member = np.array([[one == name for one in names] for name in sorted(set(names))], float)
+    s, d = np.array([(one.value, one.freedom) for one in own]).reshape(-1, 2).T
+    pooled = float(s @ d / d.sum()) if len(own) else math.nan
+    if len(own) < 3 or not pooled:
+        return Variance(pooled, math.inf)
 
-    def shares_of(logs: np.ndarray) -> np.ndarray:
-        squares = rest(design, logs) ** 2
-        return squares @ member.T / squares.sum(-1, keepdims=True)
+    def fitted(log_freedom: float) -> optimize.OptimizeResult:
+        cost = lambda log: -likelihood(s, d, math.exp(log), math.exp(log_freedom))  # noqa: E731
+        return optimize.minimize_scalar(cost, bounds=math.log(pooled) + np.array([-9, 3]), method="bounded")
 
-    ours = shares_of(logs)
-    theirs = shares_of(np.random.default_rng(seed).standard_normal((draws, len(names)))).max(-1)
-    chance = (1 + int((theirs >= ours.max()).sum())) / (1 + draws)
-    return Spread(sorted(set(names))[int(ours.argmax())], float(ours.max()), chance)
+    found = optimize.minimize_scalar(lambda log: fitted(log).fun, bounds=(0, math.log(ALIKE)), method="bounded")
+    alike = -likelihood(s, d, pooled, math.inf) <= found.fun
+    return Variance(pooled, math.inf) if alike else Variance(math.exp(fitted(found.x).x), math.exp(found.x))
 
 
-def change(ours: Mapping[int, float], base: Mapping[int, float], found: Noise) -> Estimate:
+def likelihood(s: np.ndarray, d: np.ndarray, centre: float, freedom: float) -> float:
+    """The log likelihood of variances s ~ centre * F(d, freedom), but for terms of s and d alone."""
+    if math.isinf(freedom):  # then d s / centre is a chi-squared
+        return float((d * (np.log(d / 2 / centre) - s / centre)).sum() / 2)
+    ratio, both = d / (freedom * centre), (d + freedom) / 2
+    return float((special.gammaln(both) - special.gammaln(freedom / 2) + d / 2 * np.log(ratio) - both * np.log1p(ratio * s)).sum())
+
+
+def change(ours: Mapping[int, float], base: Mapping[int, float], found: Variance) -> Estimate:
     """The change of a recipe as a share of its baseline, exp of the mean log ratio over common seeds, minus 1.
 
-    The 95 % t interval has the noise of the whole scale. One seed has no interval, whatever the noise: luck of the seed and
-    of the recipe could not be told apart by anybody who looks at that row.
+    The 95 % t interval has the variance `found` of a log ratio, `Noise.between` the two. One seed has no interval, whatever the
+    noise: luck of the seed and of the recipe could not be told apart by anybody who looks at that row.
     """
     ratios = [math.log(1 + share) for share in shares(ours, base) if share > -1]
     if not ratios:
@@ -128,9 +177,9 @@ def change(ours: Mapping[int, float], base: Mapping[int, float], found: Noise) -
     return Estimate(n, *(math.expm1(v) for v in (mean, mean - half, mean + half)))
 
 
-def error(found: Noise, n: int) -> float:
-    """The standard error of the mean log ratio of two recipes over n common seeds."""
-    return found.sd * math.sqrt(2 / n)
+def error(found: Variance, n: int) -> float:
+    """The standard error of the mean over n seeds of what has this variance."""
+    return math.sqrt(found.value / n)
 
 
 # ------------------------------------------------------------------------------------------- what could be seen

@@ -12,7 +12,7 @@ from prx_lab.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.claims import MANY, base_of, measured, of_recipe
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import Agreement, agreement, detectable, error, noise, pooled_sd, spread
+from prx_lab.evidence import Agreement, Noise, Variance, agreement, detectable, error, noise, pooled_sd
 from prx_lab.layout import minus, percent
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
@@ -22,7 +22,6 @@ from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
-RARE = 0.001  # a smaller chance is not told apart
 HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
 
 
@@ -36,9 +35,8 @@ def detectables(table: Table) -> Listing:
         if math.isnan(sd):
             continue
         base = next(row.cells[metric.name].mean for row in table.rows if row.is_baseline)
-        whole = noise({row.label: row.cells[metric.name].values for row in table.rows})
         own = [detectable(sd / math.sqrt(n), n - 1) for n in counts]
-        log = detectable(error(whole, counts[-1]), whole.freedom)
+        log = float(np.nanmedian([detectable(error(one, counts[-1]), one.freedom) for one in variances(table, metric.name).values()]))
         shared = -math.expm1(-log) if metric.lower else math.expm1(log)  # an improvement
         used = str(sum(len(c.common) > 1 for c in cells))
         rows.append(
@@ -46,16 +44,28 @@ def detectables(table: Table) -> Listing:
         )
     if not rows:
         raise LabError(f"No recipe shares two seeds with the baseline at {table.scale} scale yet: nothing can be said about seeds.")
-    head = ("measure", "recipes", "paired sd", *(f"a row sees with {n}" for n in counts), f"with {counts[-1]} and all rows' noise")
+    head = ("measure", "recipes", "paired sd", *(f"a row sees with {n}" for n in counts), f"with {counts[-1]}, learning from all rows")
     return Listing(head, tuple(rows), head[1:], SEEN)
 
 
 SEEN = (
     "Seen: the true difference to the baseline whose 95 % t interval over so many paired seeds excludes zero in 80 % of all repetitions; "
     "in brackets its share of the baseline's mean.",
-    "All rows' noise: an improvement as a share of the baseline, from log value = recipe + seed + noise over the whole table, "
-    "which has many more degrees of freedom than a row.",
+    "Learning from all rows: an improvement as a share of the baseline, of the median row; the noise in log value = recipe + seed + "
+    "noise is each row's own, drawn towards the typical one, and has more degrees of freedom than a row alone.",
 )
+
+
+def noise_of(table: Table, metric: str) -> Noise:
+    """The noise of a metric in a table, over the rows that are judged as the baseline is."""
+    return noise({row.label: row.cells[metric].values for row in table.rows if row.cells[metric].base})
+
+
+def variances(table: Table, metric: str) -> dict[str, Variance]:
+    """{row: the variance of its log ratio to the baseline at one seed} for each row that shares two seeds with it."""
+    whole, base = noise_of(table, metric), next(row.label for row in table.rows if row.is_baseline)
+    rows = [row.label for row in table.rows if not row.is_baseline and len(row.cells[metric].common) > 1]
+    return {label: whole.between(label, base) for label in rows}
 
 
 def pairing(table: Table) -> Note:
@@ -78,13 +88,21 @@ def pairing(table: Table) -> Note:
     return Note("\n".join(lines) or "No recipe shares two seeds with the baseline yet: nothing can be said about seeds.")
 
 
+def factor_of(found: Variance) -> str:
+    """One standard deviation of a log value, as the factor that it is of the value."""
+    return f"× {math.exp(math.sqrt(found.value)):.2f}"
+
+
 def evenness(table: Table) -> Note:
-    """Whether one row of a table scatters more over its seeds than the noise of all rows together allows. LabError for too few seeds."""
+    """By which factor runs of a recipe scatter, one standard deviation, and whether all of a table do alike. LabError for no seeds."""
     lines = []
     for metric in (metric for metric in table.metrics if metric.name in QUALITY):
-        one = spread({row.label: row.cells[metric.name].values for row in table.rows})
-        chance = f"chance {one.chance:.3f}" if one.chance >= RARE else f"chance below {RARE}"
-        lines.append(f"{metric.title}: the largest part of the noise, {100 * one.share:.0f} %, is of {one.name}; {chance}")
+        whole = noise_of(table, metric.name)
+        if not whole.freedom:
+            raise LabError(f"No two recipes share two seeds at {table.scale} scale yet: nothing can be said about seeds.")
+        alike = "all recipes alike" if math.isinf(whole.typical.freedom) else f"more or less (freedom {whole.typical.freedom:.0f})"
+        others = ", ".join(f"{factor_of(whole.own[name])} for {name}" for name in sorted(whole.apart))
+        lines.append(f"{metric.title}: {factor_of(whole.typical)}, {alike}" + f"; apart from them {others}" * bool(others))
     return Note("\n".join(lines))
 
 

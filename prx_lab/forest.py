@@ -53,8 +53,10 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
     theirs, whole, made = {run.seed: run.metric(metric) for run in base}, noises(found, scale, metric), []
     for name in names:
         runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0])]
-        ours = change({run.seed: run.metric(metric) for run in runs}, theirs, whole)
-        made += [Branch(name, ours, share(name, baseline, metric, posts))] if ours.n else []
+        if runs:
+            both = whole.between(*(part[0].folder.parent.name for part in (runs, base)))
+            ours = change({run.seed: run.metric(metric) for run in runs}, theirs, both)
+            made += [Branch(name, ours, share(name, baseline, metric, posts))] if ours.n else []
     return made
 
 
@@ -72,7 +74,7 @@ def forest(
 ) -> Plot:
     """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
-    Lines are 95 % intervals with the noise of the whole scale (`evidence.noise`); an open point has one seed and no interval.
+    Lines are 95 % intervals with a noise learnt from the whole scale (`evidence.noise`); an open point has one seed and no interval.
     `names` stand from top to bottom; without them all that is recorded, as `ranked`. A recipe that is not recorded, or judged
     against other images or given other captions than the baseline, is left out and named below. LabError where nothing is left.
     """

@@ -56,7 +56,7 @@ def _row(row: "Row", metrics: tuple["Metric", ...]) -> list[Line]:
     common = max((len(row.cells[m.name].common) for m in metrics), default=0)
     if common and not row.is_baseline:
         texts = tuple(_difference(row.cells[m.name], m, common) for m in metrics)
-        found.append(Line("difference", "  Δ", str(common), texts, tuple(_better(row.cells[m.name], m) for m in metrics)))
+        found.append(Line("difference", "  Δ", str(common), texts, tuple(mark(row.cells[m.name], m) for m in metrics)))
     if row.post and any(m.name in row.post.values for m in metrics):
         found.append(Line("post", f"  post: {row.post.row}", "1", tuple(_post(row, m) for m in metrics), none))
     return found
@@ -81,8 +81,14 @@ def _difference(cell: "Cell", metric: "Metric", common: int) -> str:
     return f"{metric.show(mean, sign=True)}{interval}" + (f" (n={len(cell.common)})" if len(cell.common) != common else "")
 
 
-def _better(cell: "Cell", metric: "Metric") -> int:
+def mark(cell: "Cell", metric: "Metric") -> int:
+    """+1 better, -1 worse than the baseline where the interval excludes zero, else 0.
+
+    Also 0 for a timed metric, and where all differences are equal, as counts can be: that interval has no width and says nothing.
+    """
     _, lo, hi = cell.difference()
+    if metric.timed or math.isclose(lo, hi):
+        return 0
     sign = (lo > 0) - (hi < 0)  # NaN compares false: no interval, no verdict
     return -sign if metric.lower else sign
 

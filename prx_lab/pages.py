@@ -14,6 +14,7 @@ import numpy as np
 from prx_lab import zoo
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
+from prx_lab.layout import mark
 from prx_lab.record import CHECKOUT, Record, records
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def verdict(table: "Table", name: str, metric: str) -> str:
     start = f"{name}, {column.head}: {column.show(mean, sign=True)}"
     if math.isnan(lo):
         return f"{start} over one seed: no interval, no verdict"
-    better = hi < 0 if column.lower else lo > 0
-    worse = lo > 0 if column.lower else hi < 0
-    word = "better" if better else "worse" if worse else "within noise"
+    if math.isclose(lo, hi):
+        return f"{start} in each of {len(cell.common)} seeds: no spread, no verdict"
+    word = "indicative, no verdict" if column.timed else {1: "better", -1: "worse", 0: "within noise"}[mark(cell, column)]
     return f"{start} [{column.show(lo, sign=True)}, {column.show(hi, sign=True)}] over {len(cell.common)} seeds: {word}"
 
 

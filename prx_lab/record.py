@@ -165,10 +165,15 @@ class Record:
         return f"Record({label(self.folder)}, {len(self.train)} training rows)"
 
 
+def judged(run: Record) -> str:
+    """What a run is judged against: the images, of one data set and style, and the kind of captions."""
+    told = REFERENCE | (run.recipe.get("reference") or {}) | {"data": run.recipe.get("data", SCENES)}
+    return json.dumps([told[key] for key in (*REFERENCE, "data")], sort_keys=True)
+
+
 def alike(run: Record, base: Record) -> bool:
-    """Whether two runs are judged against the same images, of one data set and style, and given captions of the same kind."""
-    own, other = (REFERENCE | (r.recipe.get("reference") or {}) | {"data": r.recipe.get("data", SCENES)} for r in (run, base))
-    return all(own[key] == other[key] for key in (*REFERENCE, "data"))
+    """Whether two runs are judged against the same images and given captions of the same kind."""
+    return judged(run) == judged(base)
 
 
 @dataclass(frozen=True, repr=False)

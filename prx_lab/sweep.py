@@ -111,10 +111,10 @@ def against(found: dict[str, Swept], baseline: str) -> Swept:
 
 
 def compared(found: dict[str, Swept], baseline: str, scales: dict[str, float]) -> dict[str, Estimate]:
-    """{recipe: its lab-FID over the baseline's}, each at its own of `scales`, with the noise of all recipes there."""
+    """{recipe: its lab-FID over the baseline's}, each at its own of `scales`, with a noise learnt from all of them."""
     values = {name: one.at(scales[name], "fid") for name, one in found.items()}
     whole = noise(values)
-    changes = {name: change(own, values[baseline], whole) for name, own in values.items()}
+    changes = {name: change(own, values[baseline], whole.between(name, baseline)) for name, own in values.items()}
     return {name: Estimate(one.n, 1 + one.mean, 1 + one.lo, 1 + one.hi) for name, one in changes.items()}
 
 
@@ -140,8 +140,8 @@ def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path =
     swept = ", ".join(f"{s:g}" for s in base.scales)
     notes = (
         f"Scales of guidance: {swept}; best: of these, the one with the lowest mean lab-FID. n: seeds.",
-        f"Ratio: over {baseline}, each at the scale in question, seeds in common, 95 % t interval with the noise of all swept recipes; "
-        "one seed has no interval. The choice of the lowest of several flatters every recipe, and a noisy one most. "
+        f"Ratio: over {baseline}, each at the scale in question, seeds in common, 95 % t interval with a noise learnt from all swept "
+        "recipes; one seed has no interval. The choice of the lowest of several flatters every recipe, and a noisy one most. "
         "A best at either end of the scales may lie beyond.",
     )
     return Listing(head, tuple(rows), head[1:], notes)

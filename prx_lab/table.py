@@ -209,6 +209,10 @@ def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown
     named = [f"{m.title} by {' and '.join(judges(m, used))}" for m in shown if judges(m, used)]
     if named and used:
         lines.append("; ".join(named) + ".")
+    if any(metric.timed for metric in shown) and used:
+        lines.append(
+            "Times and rates are indicative and get no verdict: runs followed one another, and other work may have shared their machine."
+        )
     machines = sorted({str(record.env.get("device_name", "")) for record in used} - {""})
     if len(machines) > 1:
         lines.append(f"Speeds come from different machines ({', '.join(machines)}): do not compare them.")

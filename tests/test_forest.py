@@ -50,7 +50,8 @@ def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
     one = next(b for b in branches("fid", ("muon",), "cpu", "baseline", root))
     found = records(root).found
     values = {name: {run.seed: run.metric("fid") for run in found if run.name == name} for name in ("muon", "baseline")}
-    assert one.ours == change(values["muon"], values["baseline"], noises(found, "cpu", "fid"))
+    muon, baseline = (next(run.folder.parent.name for run in found if run.name == name) for name in values)
+    assert one.ours == change(values["muon"], values["baseline"], noises(found, "cpu", "fid").between(muon, baseline))
     line = next(
         line for line in forest(("muon",), root=root).figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 2
     )

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import math
 
 import numpy as np
@@ -82,6 +83,20 @@ def test_verdicts(tmp_path, shift, word):
 def test_one_seed_gives_no_verdict(tmp_path):
     write_run(tmp_path, "baseline", 0, 20.0), write_run(tmp_path, "repa", 0, 10.0)
     assert pages.verdict(Table.of("cpu", ("repa",), root=tmp_path), "repa", "fid").endswith("no verdict")
+
+
+def test_equal_differences_and_times_give_no_verdict(tmp_path):
+    for seed, rates in enumerate(((100.0, 140.0), (101.0, 142.0), (99.0, 139.0))):
+        for name, rate, fid in zip(("baseline", "repa"), rates, (20.0, 18.0)):
+            folder = write_run(tmp_path, name, seed, fid + seed)
+            told = json.loads((folder / "eval.json").read_text())
+            write_json(folder / "eval.json", told | {"throughput": told["throughput"] | {"images_per_s": rate, "peak_memory_mb": rate}})
+    table = Table.of("cpu", ("repa",), metrics=("fid", "images_per_s", "peak_memory_mb"), root=tmp_path)
+    assert pages.verdict(table, "repa", "fid") == "repa, lab-FID ↓: −2.00 in each of 3 seeds: no spread, no verdict"
+    assert pages.verdict(table, "repa", "images_per_s").endswith("over 3 seeds: indicative, no verdict")
+    assert pages.verdict(table, "repa", "peak_memory_mb").endswith("over 3 seeds: worse")
+    difference = next(row for row in table.markdown().splitlines() if row.startswith("| Δ"))
+    assert difference.count("**") == 2 and "**+40 [" in difference and "Times and rates are indicative" in repr(table)
 
 
 def test_trials_are_read_from_records(tmp_path):

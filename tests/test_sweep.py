@@ -99,7 +99,7 @@ def test_recipes_are_ranked_each_at_its_best_with_the_noise_of_all(root):
     assert list(rows) == ["muon", "repa", "baseline", "tread"]
     best = {"baseline": 2.0, "muon": 1.0, "tread": 3.0, "repa": 2.0}
     values = {name: {seed: fids[best[name]] for seed, fids in seeds.items()} for name, seeds in FIDS.items()}
-    one = change(values["muon"], values["baseline"], noise(values))
+    one = change(values["muon"], values["baseline"], noise(values).between("muon", "baseline"))
     there = f"{1 + one.mean:.2f} [{1 + one.lo:.2f}, {1 + one.hi:.2f}]"
     assert rows["muon"][1:] == ("2", "1.05", rows["muon"][3], "1", "0.60", there, "62.7")
     assert 1 + one.mean == pytest.approx(math.sqrt(0.5 * 0.7 / 1.2)) and rows["muon"][3].startswith(f"{math.sqrt(1.1 / 4.8):.2f} [")

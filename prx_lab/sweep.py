@@ -24,9 +24,10 @@ from prx_lab.layout import minus
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
 from prx_lab.recipe import Recipe
-from prx_lab.sample import Interval, from_run
+from prx_lab.recipes import RECIPES
+from prx_lab.sample import CFG, Interval, from_run
 from prx_lab.show import COLOURS, STYLE, Plot, figure, plain_log
-from prx_lab.siblings import sibling_of
+from prx_lab.siblings import sibling_of, trained_as
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
 FOLDER = "results/guidance"
@@ -101,6 +102,15 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
     if not found:
         raise LabError(f"No sweep of guidance is recorded at {scale} scale yet.")
     return found
+
+
+def networks(scale: str = "cpu", folder: str | Path = FOLDER) -> tuple[str, ...]:
+    """The swept recipes that CFG guides, one for each network: of those that train alike the first. LabError where nothing is swept."""
+    found: dict[str, str] = {}
+    for name in load(scale, folder):
+        if name in RECIPES and isinstance(RECIPES[name].last.guidance, CFG):
+            found.setdefault(trained_as(RECIPES[name].at(scale)), name)
+    return tuple(found.values())
 
 
 def against(found: dict[str, Swept], baseline: str) -> Swept:

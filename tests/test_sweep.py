@@ -134,3 +134,12 @@ def test_what_is_not_swept_is_said(root):
         (root / "cpu" / "repa-0123abcd" / "seed0.json").write_text(text)
         with pytest.raises(LabError, match=r"is no record of a sweep .* sweep the run again\.$"):
             sweep.load(folder=root)
+
+
+def test_a_network_is_ranked_once_and_one_that_is_only_guided_otherwise_is_not(root):
+    for seed in (0, 1):
+        for name in ("half-guidance", "tread-sparse", "tread-half-guidance"):
+            rows = [{"scale": 1.5, "fid": 1.0, "cmmd": 1.0, "dino_mmd": 1.0, "composition": 0.5}]
+            write_json(root / "cpu" / f"{name}-0123abcd" / f"seed{seed}.json", {"name": name, "seed": seed, "own": 1.5, "rows": rows})
+    assert {"half-guidance", "tread-sparse"} < set(sweep.load(folder=root))
+    assert sweep.networks(folder=root) == ("baseline", "muon", "repa", "tread")

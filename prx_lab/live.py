@@ -90,11 +90,14 @@ class Pair:
 
 
 def pair(*names: str, baseline: str = "baseline", scale: str = "smoke", metrics: Sequence[str] = SHOWN) -> Pair:
-    """Train a baseline and recipes, by name, at a small scale, now and here; their folder lives as long as the result."""
+    """Train a baseline and recipes, by name, at a small scale, now and here; their folder lives as long as the result.
+
+    The table has no published rows: a run of a minute is nothing to hold against them.
+    """
     root = TemporaryDirectory()
     for name in (baseline, *names):
         run(RECIPES[name].at(scale), seed=0, root=root.name)
-    return Pair(records(root.name, scale), Table.of(scale, names, baseline, metrics, root.name), root)
+    return Pair(records(root.name, scale), Table.of(scale, names, baseline, metrics, root.name, ()), root)
 
 
 def recorded_of(names: Sequence[str], baseline: str, scale: str) -> list[Record]:

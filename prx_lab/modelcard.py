@@ -145,7 +145,7 @@ def trained(card: Card) -> str:
     )
     if card.record is not None and not math.isnan(card.record.metric("images_per_s")):
         seconds, rate = card.record.metric("seconds"), card.record.metric("images_per_s")
-        size += f" It trained for {seconds:,.0f} s at {rate:.1f} images/s."
+        size += f" It trained for {seconds:,.0f} s at a median of {rate:.1f} images/s."
     changed = BASE.but(scale=s).diff(recipe)
     cell = lambda value: "–" if value is None else f"`{value}`"  # noqa: E731
     table = table_of(("field", "baseline", "here"), [(f"`{path}`", cell(old), cell(new)) for path, (old, new) in changed.items()])

@@ -85,9 +85,13 @@ class Table:
         baseline: str = "baseline",
         metrics: Sequence[str] = SHOWN,
         root: str | Path = "results",
+        posts: tuple[Published, ...] | None = None,
     ) -> "Table":
-        """The table of `recipes` (names, or name-id; none named: all recorded ones) at `scale`, read from `root`."""
-        return build(records(root, scale), scale, recipes, baseline, metrics, published())
+        """The table of `recipes` (names, or name-id; none named: all recorded ones) at `scale`, read from `root`.
+
+        Beside `posts`, the published rows; all of them by default.
+        """
+        return build(records(root, scale), scale, recipes, baseline, metrics, published() if posts is None else posts)
 
     def __repr__(self) -> str:
         return layout.text(self)

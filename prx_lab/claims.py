@@ -57,8 +57,8 @@ CLAIMS = (
     Claim("TREAD at few tokens costs quality", "tread"),
     Claim("SPRINT at few tokens costs quality", "sprint"),
     Claim("SPRINT costs more than TREAD", "sprint", "tread"),
-    Claim("routed models suffer from plain guidance: self-guidance helps", "tread-self-guided", "tread", ("fid",), -1),
-    Claim("routed models suffer from plain guidance: sparse guidance helps", "tread-sparse", "tread", ("fid",), -1),
+    Claim("cited: plain guidance does little for routed models, self-guidance more", "tread-self-guided", "tread", ("fid",), -1),
+    Claim("cited: plain guidance does little for routed models, sparse more", "tread-sparse", "tread-half-guidance", ("fid",), -1),
     Claim("TREAD at 1024 tokens improves quality", "jit-tread", "jit", scale=MANY),
     Claim("SPRINT at 1024 tokens improves quality", "jit-sprint", "jit", scale=MANY),
     Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-tread", "jit-sprint", scale=MANY),
@@ -138,10 +138,13 @@ def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Recor
 
 
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
-    """The noise of a metric over all runs of a scale, recipes named by their folders; only runs judged alike share the luck of a seed."""
+    """The noise of a metric over all trainings of a scale, recipes named by their folders; only runs judged alike share the luck of a seed.
+
+    A run that borrows its weights tells nothing more about the luck of training.
+    """
     values: dict[str, dict[Hashable, float]] = {}
     for run in found:
-        if run.scale == scale:
+        if run.scale == scale and not run.borrows:
             values.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
     return noise(values)
 

@@ -57,8 +57,9 @@ SEEN = (
 
 
 def noise_of(table: Table, metric: str) -> Noise:
-    """The noise of a metric in a table, over the rows that are judged as the baseline is."""
-    return noise({row.label: row.cells[metric].values for row in table.rows if row.cells[metric].base})
+    """The noise of a metric in a table, over the trainings that are judged as the baseline's are."""
+    rows = [(row, row.cells[metric]) for row in table.rows if row.cells[metric].base]
+    return noise({row.label: {seed: v for seed, v in cell.values.items() if seed not in row.borrowed} for row, cell in rows})
 
 
 def variances(table: Table, metric: str) -> dict[str, Variance]:

@@ -127,9 +127,9 @@ RECIPES: dict[str, Recipe] = {
 # What `prx-lab grid` runs under a name; a recipe in two groups has the seeds of the larger.
 POST = (
     "baseline", "repa", "repa-dense", "irepa", "irepa-dense", "repa-stop", "repa-e", "repa-e-vae", "flux2", "x-pred", "contrastive",
-    "jit", "jit-v", "tread", "tread-self-guided", "tread-sparse", "sprint", "short-captions", "short-captions-short-prompts",
-    "long-short-prompts", "mixed-finish", "mixed-finish-short-prompts", "camera", "render-on-camera", "sft", "sft-unselected",
-    "sft-on-polished", "baseline-on-polished", "muon", "bf16",
+    "jit", "jit-v", "tread", "tread-self-guided", "tread-sparse", "tread-half-guidance", "sprint", "short-captions",
+    "short-captions-short-prompts", "long-short-prompts", "mixed-finish", "mixed-finish-short-prompts", "camera", "render-on-camera",
+    "sft", "sft-unselected", "sft-on-polished", "baseline-on-polished", "muon", "bf16",
 )  # fmt: skip
 STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",

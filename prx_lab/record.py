@@ -152,6 +152,11 @@ class Record:
         return number(self.eval.get("ceiling", {}).get(name))
 
     @property
+    def borrows(self) -> bool:
+        """Whether it was judged with the last weights of another run, which trained alike: no training of its own."""
+        return isinstance(self.env.get("trained"), dict)
+
+    @property
     def curve(self) -> tuple[dict[str, Any], ...]:
         """The evaluations made during training: rows of step, seconds and metrics."""
         return tuple(self.eval.get("curve", ()))

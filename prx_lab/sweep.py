@@ -104,12 +104,12 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
     return found
 
 
-def networks(scale: str = "cpu", folder: str | Path = FOLDER) -> tuple[str, ...]:
-    """The swept recipes that CFG guides, one for each network: of those that train alike the first. LabError where nothing is swept."""
+def networks(names: Collection[str] = ()) -> tuple[str, ...]:
+    """Of the named recipes, or of all swept ones, those that CFG guides, one for each network: the first of those that train alike."""
     found: dict[str, str] = {}
-    for name in load(scale, folder):
+    for name in names or load():
         if name in RECIPES and isinstance(RECIPES[name].last.guidance, CFG):
-            found.setdefault(trained_as(RECIPES[name].at(scale)), name)
+            found.setdefault(trained_as(RECIPES[name]), name)
     return tuple(found.values())
 
 
@@ -121,9 +121,9 @@ def against(found: dict[str, Swept], baseline: str) -> Swept:
 
 
 def compared(found: dict[str, Swept], baseline: str, scales: dict[str, float]) -> dict[str, Estimate]:
-    """{recipe: its lab-FID over the baseline's}, each at its own of `scales`, with a noise learnt from all of them."""
+    """{recipe: its lab-FID over the baseline's}, each at its own of `scales`, with a noise learnt from all trainings among them."""
     values = {name: one.at(scales[name], "fid") for name, one in found.items()}
-    whole = noise(values)
+    whole = noise({name: values[name] for name in networks(found)})
     changes = {name: change(own, values[baseline], whole.between(name, baseline)) for name, own in values.items()}
     return {name: Estimate(one.n, 1 + one.mean, 1 + one.lo, 1 + one.hi) for name, one in changes.items()}
 

@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe of the table; `seeds` is empty where nothing is recorded."""
+    """One recipe of the table; `seeds` is empty where nothing is recorded, `borrowed` are those judged with weights of other runs."""
 
     label: str
     seeds: tuple[int, ...]
@@ -66,6 +66,7 @@ class Row:
     is_baseline: bool
     post: Published | None
     post_base: Published | None
+    borrowed: frozenset[int]
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,7 +148,8 @@ def build(
         cells = {m.name: Cell(by_seed(m.name, runs, base_runs if same else ()), goal[m.name] if same else {}) for m in shown}
         name = runs[0].name if runs else label
         post, post_base = counterpart(name, base_runs[0].name if base_runs else baseline, posts)
-        rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base))
+        borrowed = frozenset(run.seed for run in runs if run.borrows)
+        rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base, borrowed))
     same = [run for run in used if not base_runs or alike(run, base_runs[0])]
     return Table(scale, shown, tuple(rows), ceiling(shown, same), notes(found, groups, rows, shown))
 

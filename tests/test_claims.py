@@ -253,3 +253,16 @@ def test_a_change_of_more_than_ten_times_is_told_as_a_factor():
         and claims.interval(Estimate(1, 36.0, math.nan, math.nan)) == "× 37"
     )
     assert claims.interval(Estimate(2, 12.0, -1.4, 60.0)) == "× 13 [0.0, 61]"
+
+
+def test_a_run_that_borrows_its_weights_tells_nothing_about_the_luck_of_training(root):
+    """The same network judged otherwise has the same luck: counting it again would make the noise look better known than it is."""
+    shown = lambda: findings.noise_of(Table.of("cpu", metrics=["fid"], root=root), "fid")  # noqa: E731
+    alone = claims.noises(records(root).found, "cpu", "fid"), shown()
+    for seed, luck in enumerate((1.0, 1.1, 0.9)):
+        folder = write_run(root, "half-guidance", seed, 5.0 * luck)
+        env = json.loads((folder / "env.json").read_text())
+        write_json(folder / "env.json", env | {"trained": {"run": f"cpu/baseline-0123abcd/seed{seed}", "env": env}})
+    assert (claims.noises(records(root).found, "cpu", "fid"), shown()) == alone
+    one = claims.measured(records(root).found, "half-guidance", "baseline", "fid", "cpu")
+    assert one.n == 3 and one.lo < one.mean < one.hi  # and it has the noise that the others teach

@@ -142,4 +142,4 @@ def test_a_network_is_ranked_once_and_one_that_is_only_guided_otherwise_is_not(r
             rows = [{"scale": 1.5, "fid": 1.0, "cmmd": 1.0, "dino_mmd": 1.0, "composition": 0.5}]
             write_json(root / "cpu" / f"{name}-0123abcd" / f"seed{seed}.json", {"name": name, "seed": seed, "own": 1.5, "rows": rows})
     assert {"half-guidance", "tread-sparse"} < set(sweep.load(folder=root))
-    assert sweep.networks(folder=root) == ("baseline", "muon", "repa", "tread")
+    assert sweep.networks(sweep.load(folder=root)) == ("baseline", "muon", "repa", "tread")

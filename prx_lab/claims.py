@@ -215,7 +215,7 @@ def counted(n: int, what: str) -> str:
 
 def line(one: Finding) -> tuple[str, ...]:
     """A finding as the texts of a row."""
-    post = percent(one.post) if one.claim.sign is None else WORDS[one.claim.sign]
+    post = percent(one.post) if one.claim.sign is None else f"in words: {WORDS[one.claim.sign]}"
     pair = f"{one.claim.recipe} / {one.claim.against}"
     return one.claim.text, pair, one.metric.head, post, interval(one.ours), str(one.ours.n), one.verdict
 
@@ -241,6 +241,8 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
         "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
         "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family.",
     )
+    if any(one.claim.sign is not None for one in made):
+        notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)
     if decided:
         luck = f"{0.05 * decided:.1f}"
         notes += (f"Of {counted(decided, 'interval')} at 95 %, about {luck} exclude a true value by chance: one verdict alone is weak.",)

@@ -2,7 +2,7 @@
 
 Numbers of the post come from results/published.csv. Units differ (other judges, data and sizes), so changes are compared as
 shares of the baseline, ours of the part of a distance that real images do not have before the same judge. A verdict follows from the 95 %
-interval over seeds; nobody chooses it. The interval's noise is learnt from all recorded recipes of the scale (`evidence.noise`).
+interval over seeds; nobody chooses it. The interval's noise is learnt from all recorded trainings of the scale (`evidence.noise`).
 """
 
 import math
@@ -138,15 +138,17 @@ def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Recor
 
 
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
-    """The noise of a metric over all trainings of a scale, recipes named by their folders; only runs judged alike share the luck of a seed.
+    """The noise of a metric over a scale, recipes named by their folders; only runs judged alike share the luck of a seed.
 
-    A run that borrows its weights tells nothing more about the luck of training.
+    It is learnt from trainings: a run that borrows its weights tells nothing more about the luck of training.
     """
     values: dict[str, dict[Hashable, float]] = {}
+    trained: dict[str, dict[Hashable, float]] = {}
     for run in found:
-        if run.scale == scale and not run.borrows:
-            values.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
-    return noise(values)
+        for kept in (values, trained)[: 1 if run.borrows else 2]:
+            if run.scale == scale:
+                kept.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
+    return noise(values, trained)
 
 
 def reach(base: tuple[Record, ...], metric: str) -> float:
@@ -234,8 +236,8 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     notes = (
         f"{counted(len(made), 'measure')} of {counted(len(claims_of(recipes)), 'claim')}: {counts}.",
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval. Its noise, in log "
-        "value = recipe + seed + noise, is learnt from all recipes of the scale: each has its own, drawn towards the typical one as far "
-        "as recipes scatter alike (moderated t).",
+        "value = recipe + seed + noise, is learnt from all trainings of the scale: a recipe has its own, drawn towards the typical one as "
+        "far as recipes scatter alike (moderated t); one that scatters far more has its own alone.",
         "Ours of a distance are shares of what the baseline has above real images, judged alike, as a distance on few images never falls "
         "to zero; below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
         "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "

@@ -18,6 +18,7 @@ LEVEL, POWER = 0.95, 0.8
 GRID = 4096  # points of a numerical mean
 TINY = 1e-9
 ALIKE = 1e4  # a freedom beyond is not told from an infinite one
+LEAST = 0.5  # degrees of freedom of a test
 RARE = 0.001  # a chance below it, times the number of recipes, is none
 
 
@@ -62,8 +63,8 @@ class Variance:
 class Noise:
     """How the log values of a scale scatter about their recipe and seed: as a rule, and recipe by recipe.
 
-    The freedom of `typical` says how alike recipes scatter: infinite where all do, but for those `apart`, which scatter far more and
-    stand for themselves. `freedom` is that of all runs together.
+    The freedom of `typical` says how alike recipes scatter: infinite where no difference is seen. Those `apart` scatter far more and
+    stand for themselves. `freedom` is that of the family without them.
     """
 
     typical: Variance
@@ -90,17 +91,24 @@ class Noise:
         return Variance(total, min(total**2 / (a.value**2 / a.freedom + b.value**2 / b.freedom), self.freedom))
 
 
-def noise(values: Mapping[str, Mapping[Hashable, float]]) -> Noise:
+def noise(values: Mapping[str, Mapping[Hashable, float]], trained: Mapping[str, Mapping[Hashable, float]] | None = None) -> Noise:
     """The noise in log value = recipe + seed + noise of all runs {recipe: {seed: value}} (randomised blocks, least squares).
 
     Two or three seeds tell little about the spread of one recipe; all recipes together tell much, as far as they scatter alike.
-    The baseline's runs count once however many rows are compared with them. NaN and no freedom where nothing is repeated.
+    The family is learnt from `trained`, the runs that are trainings of their own (all of them by default, or where these tell
+    nothing); every recipe is then held against it. NaN and no freedom where nothing is repeated.
     """
-    own, apart = scatter(values), {}
-    while name := wildest(own):
-        apart[name] = own[name]
-        own = scatter({other: runs for other, runs in values.items() if other not in apart})
-    return Noise(typical(tuple(own.values())), own | apart, frozenset(apart), sum(one.freedom for one in own.values()))
+    family = values if trained is None or not scatter(trained) else trained
+    own, apart = scatter(family), {}
+    while wild := wildest(own):
+        apart |= {name: own[name] for name in wild}
+        own = scatter({name: runs for name, runs in family.items() if name not in apart})
+    prior, freedom = typical(tuple(own.values())), sum(one.freedom for one in own.values())
+    for name, one in scatter({name: runs for name, runs in values.items() if name not in apart}).items():
+        if name not in own and chance(one, prior) * len(values) < RARE:
+            apart[name] = one
+        own.setdefault(name, one)
+    return Noise(prior, own | apart, frozenset(apart), freedom)
 
 
 def scatter(values: Mapping[str, Mapping[Hashable, float]]) -> dict[str, Variance]:
@@ -110,19 +118,24 @@ def scatter(values: Mapping[str, Mapping[Hashable, float]]) -> dict[str, Varianc
     squares, free = (leave @ logs) ** 2, leave.diagonal()
     rows = {name: [one == name for one in names] for name in sorted(set(names))}
     sums = {name: (float(squares[at].sum()), float(free[at].sum())) for name, at in rows.items()}
-    return {name: Variance(square / freedom, freedom) for name, (square, freedom) in sums.items() if freedom > TINY}
+    return {
+        name: Variance(square / freedom if square > TINY**2 else 0.0, freedom) for name, (square, freedom) in sums.items() if freedom > TINY
+    }
 
 
-def wildest(own: Mapping[str, Variance]) -> str:
-    """The recipe with the largest variance, where chance would hardly have made one of the others so wild; else nothing."""
-    if len(own) < 4:
-        return ""
-    name = max(own, key=lambda name: own[name].value)
-    others = typical(tuple(own[other] for other in own if other != name))
-    if not others.value:
-        return ""
-    chance = stats.f.sf(own[name].value / others.value, own[name].freedom, min(others.freedom, ALIKE))
-    return name if chance * len(own) < RARE else ""
+def wildest(own: Mapping[str, Variance]) -> list[str]:
+    """The up to three recipes with the largest variances, as many as chance would hardly have made of the others' family."""
+    names = sorted(own, key=lambda name: -own[name].value)
+    for count in range(min(3, len(names) - 3), 0, -1):  # from the outside in, as one wild recipe hides another
+        others = typical(tuple(own[name] for name in names[count:]))
+        if chance(own[names[count - 1]], others) * len(names) < RARE:
+            return names[:count]
+    return []
+
+
+def chance(one: Variance, family: Variance) -> float:
+    """The chance of a variance as large in a family; 1 where the family does not scatter at all."""
+    return float(stats.f.sf(one.value / family.value, one.freedom, min(family.freedom, ALIKE))) if family.value > 0 else 1.0
 
 
 def blocks(values: Mapping[str, Mapping[Hashable, float]]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -167,7 +180,8 @@ def change(ours: Mapping[int, float], base: Mapping[int, float], found: Variance
     """The change of a recipe as a share of its baseline, exp of the mean log ratio over common seeds, minus 1.
 
     The 95 % t interval has the variance `found` of a log ratio, `Noise.between` the two. One seed has no interval, whatever the
-    noise: luck of the seed and of the recipe could not be told apart by anybody who looks at that row.
+    noise: luck of the seed and of the recipe could not be told apart by anybody who looks at that row. A value without a logarithm,
+    zero or below, is left out and does not count in n.
     """
     ratios = [math.log(1 + share) for share in shares(ours, base) if share > -1]
     if not ratios:
@@ -190,7 +204,7 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
     return math.sqrt(sum(float(((g - g.mean()) ** 2).sum()) for g in sized) / freedom) if freedom else math.nan
 
 
-def power(shift: float, freedom: int, level: float = LEVEL) -> float:
+def power(shift: float, freedom: float, level: float = LEVEL) -> float:
     """The chance that a t test finds a true difference of `shift` standard errors.
 
     The noncentral t, as a mean over the distribution of the estimated standard error: a library's own fails at one degree.
@@ -200,12 +214,12 @@ def power(shift: float, freedom: int, level: float = LEVEL) -> float:
     return float((stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)).mean())
 
 
-def detectable(error: float, freedom: int, level: float = LEVEL, wanted: float = POWER) -> float:
+def detectable(error: float, freedom: float, level: float = LEVEL, wanted: float = POWER) -> float:
     """The true difference that a t test finds with power `wanted`, at a standard error with these degrees of freedom.
 
-    Exact where `metrics.stats.paired` approximates; NaN without a degree of freedom.
+    Exact where `metrics.stats.paired` approximates; NaN below half a degree of freedom.
     """
-    if freedom < 1 or math.isnan(error):
+    if freedom < LEAST or math.isnan(error):
         return math.nan
     rough = float(stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(wanted, freedom))
     return error * float(optimize.brentq(lambda shift: power(shift, freedom, level) - wanted, rough / 4, 3 * rough))

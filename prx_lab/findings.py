@@ -36,12 +36,12 @@ def detectables(table: Table) -> Listing:
             continue
         base = next(row.cells[metric.name].mean for row in table.rows if row.is_baseline)
         own = [detectable(sd / math.sqrt(n), n - 1) for n in counts]
-        log = float(np.nanmedian([detectable(error(one, counts[-1]), one.freedom) for one in variances(table, metric.name).values()]))
+        logs = [detectable(error(one, counts[-1]), one.freedom) for one in variances(table, metric.name).values()]
+        log = float(np.median([math.inf if math.isnan(one) else one for one in logs]))
         shared = -math.expm1(-log) if metric.lower else math.expm1(log)  # an improvement
+        improved = f"{100 * shared:.0f} %" if math.isfinite(log) else "–"
         used = str(sum(len(c.common) > 1 for c in cells))
-        rows.append(
-            (metric.head, used, metric.show(sd), *(f"{metric.show(d)} ({100 * d / base:.0f} %)" for d in own), f"{100 * shared:.0f} %")
-        )
+        rows.append((metric.head, used, metric.show(sd), *(f"{metric.show(d)} ({100 * d / base:.0f} %)" for d in own), improved))
     if not rows:
         raise LabError(f"No recipe shares two seeds with the baseline at {table.scale} scale yet: nothing can be said about seeds.")
     head = ("measure", "recipes", "paired sd", *(f"a row sees with {n}" for n in counts), f"with {counts[-1]}, learning from all rows")
@@ -57,9 +57,10 @@ SEEN = (
 
 
 def noise_of(table: Table, metric: str) -> Noise:
-    """The noise of a metric in a table, over the trainings that are judged as the baseline's are."""
-    rows = [(row, row.cells[metric]) for row in table.rows if row.cells[metric].base]
-    return noise({row.label: {seed: v for seed, v in cell.values.items() if seed not in row.borrowed} for row, cell in rows})
+    """The noise of a metric in a table, over the rows that are judged as the baseline is, learnt from the trainings among them."""
+    rows = {row.label: row for row in table.rows if row.cells[metric].base}
+    values = {label: row.cells[metric].values for label, row in rows.items()}
+    return noise(values, {label: {s: v for s, v in own.items() if s not in rows[label].borrowed} for label, own in values.items()})
 
 
 def variances(table: Table, metric: str) -> dict[str, Variance]:
@@ -96,14 +97,20 @@ def factor_of(found: Variance) -> str:
 
 def evenness(table: Table) -> Note:
     """By which factor runs of a recipe scatter, one standard deviation, and whether all of a table do alike. LabError for no seeds."""
-    lines = []
+    lines, known = [], 0
     for metric in (metric for metric in table.metrics if metric.name in QUALITY):
         whole = noise_of(table, metric.name)
-        if not whole.freedom:
-            raise LabError(f"No two recipes share two seeds at {table.scale} scale yet: nothing can be said about seeds.")
-        alike = "all recipes alike" if math.isinf(whole.typical.freedom) else f"more or less (freedom {whole.typical.freedom:.0f})"
+        family = len(whole.own) - len(whole.apart)
+        known += bool(whole.freedom)
+        told = "alike, as far as seeds tell" if math.isinf(whole.typical.freedom) else f"more or less (freedom {whole.typical.freedom:.0f})"
         others = ", ".join(f"{factor_of(whole.own[name])} for {name}" for name in sorted(whole.apart))
-        lines.append(f"{metric.title}: {factor_of(whole.typical)}, {alike}" + f"; apart from them {others}" * bool(others))
+        line = (
+            f"{factor_of(whole.typical)}, {told if family > 2 else 'of too few recipes to compare'}"
+            + f"; apart from them {others}" * bool(others)
+        )
+        lines.append(f"{metric.title}: {line if whole.freedom else 'no two recipes share two seeds'}")
+    if not known:
+        raise LabError(f"No two recipes share two seeds at {table.scale} scale yet: nothing can be said about seeds.")
     return Note("\n".join(lines))
 
 

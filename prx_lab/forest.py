@@ -41,7 +41,9 @@ class Branch:
     post: float
 
     def colour(self, metric: Metric) -> str:
-        """Green or orange where the interval excludes no change, grey where it does not or where there is none."""
+        """Green or orange where the interval excludes no change, grey where it does not or has no width, and for what is timed."""
+        if metric.timed or math.isclose(self.ours.lo, self.ours.hi):
+            return GREY
         sign = (self.ours.lo > 0) - (self.ours.hi < 0)
         return GREY if not sign else BETTER if (sign < 0) == metric.lower else WORSE
 

@@ -104,12 +104,14 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
     return found
 
 
-def networks(names: Collection[str] = ()) -> tuple[str, ...]:
-    """Of the named recipes, or of all swept ones, those that CFG guides, one for each network: the first of those that train alike."""
+def networks(names: Collection[str]) -> tuple[str, ...]:
+    """Of recipes those that CFG guides, one for each network: the first of those that train alike. LabError where there is none."""
     found: dict[str, str] = {}
-    for name in names or load():
-        if name in RECIPES and isinstance(RECIPES[name].last.guidance, CFG):
-            found.setdefault(trained_as(RECIPES[name]), name)
+    for name in names:
+        if name not in RECIPES or isinstance(RECIPES[name].last.guidance, CFG):
+            found.setdefault(trained_as(RECIPES[name]) if name in RECIPES else name, name)
+    if not found:
+        raise LabError(f"No recipe of {', '.join(names)} is guided by CFG.")
     return tuple(found.values())
 
 
@@ -123,7 +125,7 @@ def against(found: dict[str, Swept], baseline: str) -> Swept:
 def compared(found: dict[str, Swept], baseline: str, scales: dict[str, float]) -> dict[str, Estimate]:
     """{recipe: its lab-FID over the baseline's}, each at its own of `scales`, with a noise learnt from all trainings among them."""
     values = {name: one.at(scales[name], "fid") for name, one in found.items()}
-    whole = noise({name: values[name] for name in networks(found)})
+    whole = noise(values, {name: values[name] for name in networks(found)})
     changes = {name: change(own, values[baseline], whole.between(name, baseline)) for name, own in values.items()}
     return {name: Estimate(one.n, 1 + one.mean, 1 + one.lo, 1 + one.hi) for name, one in changes.items()}
 
@@ -151,7 +153,7 @@ def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path =
     notes = (
         f"Scales of guidance: {swept}; best: of these, the one with the lowest mean lab-FID. n: seeds.",
         f"Ratio: over {baseline}, each at the scale in question, seeds in common, 95 % t interval with a noise learnt from all swept "
-        "recipes; one seed has no interval. The choice of the lowest of several flatters every recipe, and a noisy one most. "
+        "networks; one seed has no interval. The choice of the lowest of several flatters every recipe, and a noisy one most. "
         "A best at either end of the scales may lie beyond.",
     )
     return Listing(head, tuple(rows), head[1:], notes)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -114,6 +115,12 @@ def test_the_legend_names_the_post_where_it_is_drawn(root):
 def test_a_recipe_that_is_not_recorded_is_named_below(root):
     below = [forest(names, root=root).figure.axes[0].get_xlabel() for names in (("muon", "sprint", "camera"), ("muon",), None)]
     assert below[0].endswith("judged otherwise: sprint, camera") and below[1:] == ["", ""]
+
+
+def test_what_is_timed_or_has_no_width_gets_no_colour(root):
+    one = branches("fid", ("muon",), "cpu", "baseline", root)[0]
+    assert one.colour(METRICS["fid"]) == BETTER and one.colour(METRICS["seconds_to_baseline"]) == GREY
+    assert replace(one, ours=replace(one.ours, lo=-0.5, hi=-0.5)).colour(METRICS["fid"]) == GREY
 
 
 def test_what_is_not_recorded_is_said(root, tmp_path_factory):

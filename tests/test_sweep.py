@@ -143,3 +143,6 @@ def test_a_network_is_ranked_once_and_one_that_is_only_guided_otherwise_is_not(r
             write_json(root / "cpu" / f"{name}-0123abcd" / f"seed{seed}.json", {"name": name, "seed": seed, "own": 1.5, "rows": rows})
     assert {"half-guidance", "tread-sparse"} < set(sweep.load(folder=root))
     assert sweep.networks(sweep.load(folder=root)) == ("baseline", "muon", "repa", "tread")
+    assert sweep.networks(["a recipe of old", "muon"]) == ("a recipe of old", "muon")
+    with pytest.raises(LabError, match="No recipe of tread-sparse is guided by CFG"):
+        sweep.networks(["tread-sparse"])

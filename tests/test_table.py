@@ -251,8 +251,10 @@ def test_a_row_that_scatters_more_than_the_others_is_named(tmp_path):
         for seed in range(3):
             write_run(tmp_path, name, seed, 20 * math.exp(luck[(seed + i) % 3] * (60 if name == "ema" else 1)))
     told = repr(evenness(Table.of("cpu", metrics=["fid", "images_per_s"], root=tmp_path)))
-    assert re.fullmatch(r"lab-FID: × 1\.0[12], all recipes alike; apart from them × \d\.\d\d for ema", told)
-    calm = repr(evenness(Table.of("cpu", ["repa", "tread", "muon", "bf16"], metrics=["fid"], root=tmp_path)))
-    assert re.fullmatch(r"lab-FID: × 1\.0[12], all recipes alike", calm)
+    assert re.fullmatch(r"lab-FID: × 1\.0[12], alike, as far as seeds tell; apart from them × \d\.\d\d for ema", told)
+    calm = repr(evenness(Table.of("cpu", ["repa", "tread", "muon", "bf16"], metrics=["fid", "dino_mmd"], root=tmp_path)))
+    assert re.fullmatch(r"lab-FID: × 1\.0[12], alike, as far as seeds tell\nlab-DINO-MMD: no two recipes share two seeds", calm)
+    few = Table.of("cpu", ["repa"], metrics=["fid"], root=tmp_path)
+    assert repr(evenness(few)).endswith("of too few recipes to compare") and "nan" not in repr(detectables(few))
     with pytest.raises(LabError, match="No two recipes share two seeds at cpu scale yet"):
         evenness(Table.of("cpu", ["sprint"], metrics=["fid"], root=tmp_path))

@@ -22,6 +22,7 @@ from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
+MUCH = 100  # degrees of freedom that draw every recipe to the typical one
 HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
 
 
@@ -102,7 +103,8 @@ def evenness(table: Table) -> Note:
         whole = noise_of(table, metric.name)
         family = len(whole.own) - len(whole.apart)
         known += bool(whole.freedom)
-        told = "alike, as far as seeds tell" if math.isinf(whole.typical.freedom) else f"more or less (freedom {whole.typical.freedom:.0f})"
+        alike = whole.typical.freedom > MUCH
+        told = "alike, as far as seeds tell" if alike else f"more or less (freedom {whole.typical.freedom:.0f})"
         others = ", ".join(f"{factor_of(whole.own[name])} for {name}" for name in sorted(whole.apart))
         line = (
             f"{factor_of(whole.typical)}, {told if family > 2 else 'of too few recipes to compare'}"

@@ -136,7 +136,8 @@ STACKS = (
     "speedrun-pixels", "repa-dense", "tread", "muon", "ema", "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
 FAR = ("short-captions", "jit-v")  # tens of times the baseline's distances: they would squeeze all others in a figure
-GLANCE = (*(name for name in POST if name not in FAR), "speedrun")  # what the first page shows in one figure
+EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared with, at its scale of guidance
+GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
 ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
 LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-long

@@ -6,7 +6,7 @@ interval over seeds; nobody chooses it. The interval's noise is learnt from all 
 """
 
 import math
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,11 +144,18 @@ def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
     """
     values: dict[str, dict[Hashable, float]] = {}
     trained: dict[str, dict[Hashable, float]] = {}
-    for run in found:
-        for kept in (values, trained)[: 1 if run.borrows else 2]:
-            if run.scale == scale:
-                kept.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
+    for run in (run for run in found if run.scale == scale):
+        for kept in (values,) if run.borrows else (values, trained):
+            kept.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
     return noise(values, trained)
+
+
+def changed(runs: Sequence[Record], base: Sequence[Record], metric: str, whole: Noise) -> Estimate:
+    """The change of a metric from the runs of one recipe to those of another over common seeds, with the `noises` of their scale."""
+    if not (runs and base):
+        return NONE
+    ours, theirs = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
+    return change(ours, theirs, whole.between(*(part[0].folder.parent.name for part in (runs, base))))
 
 
 def reach(base: tuple[Record, ...], metric: str) -> float:
@@ -167,11 +174,7 @@ def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, 
     Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
     """
     runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
-    if not (runs and base):
-        return NONE
-    values = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
-    both = noises(found, scale, metric).between(*(part[0].folder.parent.name for part in (runs, base)))
-    raw, left = change(*values, both), reach(base, metric)
+    raw, left = changed(runs, base, metric, noises(found, scale, metric)), reach(base, metric)
     return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
 
 

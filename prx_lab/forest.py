@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prx_lab.claims import MANY, base_of, noises, of_recipe
+from prx_lab.claims import MANY, base_of, changed, noises, of_recipe
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import Estimate, change
+from prx_lab.evidence import Estimate
 from prx_lab.posts import published, share
 from prx_lab.record import alike, records
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
@@ -52,13 +52,11 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
     """A branch for each recipe that shares a seed with the baseline and is judged as it is, in the order of `names`."""
     found, posts = records(root).found, tuple(row for row in published() if (row.tokens == "1024") == (scale == MANY))
     base = base_of(found, scale, baseline)
-    theirs, whole, made = {run.seed: run.metric(metric) for run in base}, noises(found, scale, metric), []
+    whole, made = noises(found, scale, metric), []
     for name in names:
         runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0])]
-        if runs:
-            both = whole.between(*(part[0].folder.parent.name for part in (runs, base)))
-            ours = change({run.seed: run.metric(metric) for run in runs}, theirs, both)
-            made += [Branch(name, ours, share(name, baseline, metric, posts))] if ours.n else []
+        ours = changed(runs, base, metric, whole)
+        made += [Branch(name, ours, share(name, baseline, metric, posts))] if ours.n else []
     return made
 
 

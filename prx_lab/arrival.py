@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from prx_lab import clock
-from prx_lab.evidence import NONE, TINY, Estimate, estimate
+from prx_lab.evidence import NONE, Estimate, estimate
 from prx_lab.metrics.throughput import time_to
 from prx_lab.record import Record
+
+TINY = 1e-9
 
 
 def falling(values: Sequence[float]) -> np.ndarray:

@@ -2,17 +2,19 @@
 
 Numbers of the post come from results/published.csv. Units differ (other judges, data and sizes), so changes are compared as
 shares of the baseline, ours of the part of a distance that real images do not have before the same judge. A verdict follows from the 95 %
-interval over seeds; nobody chooses it. The interval's noise is learnt from all recorded trainings of the scale (`evidence.noise`).
+interval over seeds; nobody chooses it. The interval's noise is learnt from all recorded trainings of the scale (`family.noise`).
 """
 
 import math
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import NONE, Estimate, Noise, change, noise
+from prx_lab.evidence import NONE, Estimate, change
+from prx_lab.family import Noise, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
 from prx_lab.posts import Published, published, share
@@ -168,14 +170,20 @@ def reach(base: tuple[Record, ...], metric: str) -> float:
     return 1 - sum(floor for floor, _ in known) / sum(value for _, value in known) if known else 1.0
 
 
-def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> Estimate:
-    """Our change of a metric over common seeds, with the noise that the whole scale teaches, as a share of the pair's baseline.
+def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str, whole: Noise) -> Estimate:
+    """Our change of a metric over common seeds, with the `noises` of the whole scale, as a share of the pair's baseline.
 
     Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
     """
     runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
-    raw, left = changed(runs, base, metric, noises(found, scale, metric)), reach(base, metric)
+    raw, left = changed(runs, base, metric, whole), reach(base, metric)
     return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
+
+
+def seed_by_seed(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> dict[int, float]:
+    """{seed: the change from one recipe to the other, as a share of the latter} for every seed that both have."""
+    ours, base = ({run.seed: run.metric(metric) for run in of_recipe(found, name, scale)} for name in (recipe, against))
+    return {seed: ours[seed] / base[seed] - 1 for seed in sorted(ours.keys() & base.keys()) if base[seed] > 0}
 
 
 def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:
@@ -189,12 +197,13 @@ def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:
 def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collection[str] = ()) -> tuple[Finding, ...]:
     """Every claim that `recipes` test (all of them where none is named), in every metric it speaks of, with its verdict."""
     found, posts, made = records(root).found, published(), []
+    noise_at = cache(lambda place, metric: noises(found, place, metric))
     for claim in claims_of(recipes):
         place = claim.scale or scale
         for metric in columns(claim.metrics, [run for run in found if run.scale == place]):
             post = printed(claim, metric.name, posts) if claim.sign is None else math.nan
             sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
-            ours = measured(found, claim.recipe, claim.against, metric.name, place)
+            ours = measured(found, claim.recipe, claim.against, metric.name, place, noise_at(place, metric.name))
             made.append(Finding(claim, metric, post, ours, verdict(sign, post, ours)))
     return tuple(made)
 

@@ -1,25 +1,21 @@
-"""What seeds say: changes with intervals, the noise of a whole scale, how small an effect could be seen, whether ranks agree.
+"""What seeds say: changes with intervals, and how small an effect could be seen.
 
 Differences are paired by seed. Shares of the baseline, ours / theirs - 1, put quantities with different units side by side.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 
-from prx_lab.errors import LabError
-from prx_lab.metrics.stats import paired, percentile
+from prx_lab.family import Variance
+from prx_lab.metrics.stats import paired
 
 LEVEL, POWER = 0.95, 0.8
 GRID = 4096  # points of a numerical mean
-TINY = 1e-9
-ALIKE = 1e4  # a freedom beyond is not told from an infinite one
 LEAST = 0.5  # degrees of freedom of a test
-RARE = 0.001  # a chance below it, times the number of recipes, is none
 
 
 @dataclass(frozen=True)
@@ -48,132 +44,6 @@ def shares(ours: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
     common = (seed for seed in sorted(ours.keys() & base.keys()) if base[seed] > 0)
     found = (ours[seed] / base[seed] - 1 for seed in common)
     return [value for value in found if math.isfinite(value)]
-
-
-# ---------------------------------------------------------------------------------------- the noise of a scale
-@dataclass(frozen=True)
-class Variance:
-    """An estimated variance and the degrees of freedom behind it."""
-
-    value: float
-    freedom: float
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How the log values of a scale scatter about their recipe and seed: as a rule, and recipe by recipe.
-
-    The freedom of `typical` says how alike recipes scatter: infinite where no difference is seen. Those `apart` scatter far more and
-    stand for themselves. `freedom` is that of the family without them.
-    """
-
-    typical: Variance
-    own: Mapping[str, Variance]
-    apart: frozenset[str]
-    freedom: float
-
-    def of(self, name: str) -> Variance:
-        """The variance of one run of a recipe: its own and the typical one, weighed by their freedom (Smyth 2004, moderated t)."""
-        prior, own = self.typical, self.own.get(name)
-        if name in self.apart:
-            return self.own[name]
-        if own is None or math.isinf(prior.freedom):
-            return Variance(prior.value, min(prior.freedom, self.freedom))
-        both = prior.freedom + own.freedom
-        return Variance((prior.freedom * prior.value + own.freedom * own.value) / both, min(both, self.freedom))
-
-    def between(self, ours: str, base: str) -> Variance:
-        """The variance of the log ratio of two recipes at one seed; its freedom after Welch and Satterthwaite."""
-        a, b = self.of(ours), self.of(base)
-        total = a.value + b.value
-        if not (self.freedom and total):
-            return Variance(total, self.freedom)
-        return Variance(total, min(total**2 / (a.value**2 / a.freedom + b.value**2 / b.freedom), self.freedom))
-
-
-def noise(values: Mapping[str, Mapping[Hashable, float]], trained: Mapping[str, Mapping[Hashable, float]] | None = None) -> Noise:
-    """The noise in log value = recipe + seed + noise of all runs {recipe: {seed: value}} (randomised blocks, least squares).
-
-    Two or three seeds tell little about the spread of one recipe; all recipes together tell much, as far as they scatter alike.
-    The family is learnt from `trained`, the runs that are trainings of their own (all of them by default, or where these tell
-    nothing); every recipe is then held against it. NaN and no freedom where nothing is repeated.
-    """
-    family = values if trained is None or not scatter(trained) else trained
-    own, apart = scatter(family), {}
-    while wild := wildest(own):
-        apart |= {name: own[name] for name in wild}
-        own = scatter({name: runs for name, runs in family.items() if name not in apart})
-    prior, freedom = typical(tuple(own.values())), sum(one.freedom for one in own.values())
-    for name, one in scatter({name: runs for name, runs in values.items() if name not in apart}).items():
-        if name not in own and chance(one, prior) * len(values) < RARE:
-            apart[name] = one
-        own.setdefault(name, one)
-    return Noise(prior, own | apart, frozenset(apart), freedom)
-
-
-def scatter(values: Mapping[str, Mapping[Hashable, float]]) -> dict[str, Variance]:
-    """The residual variance of each recipe that has a degree of freedom."""
-    names, logs, design = blocks(values)
-    leave = np.eye(len(names)) - design @ np.linalg.pinv(design)  # least squares leaves leave @ logs
-    squares, free = (leave @ logs) ** 2, leave.diagonal()
-    rows = {name: [one == name for one in names] for name in sorted(set(names))}
-    sums = {name: (float(squares[at].sum()), float(free[at].sum())) for name, at in rows.items()}
-    return {
-        name: Variance(square / freedom if square > TINY**2 else 0.0, freedom) for name, (square, freedom) in sums.items() if freedom > TINY
-    }
-
-
-def wildest(own: Mapping[str, Variance]) -> list[str]:
-    """The up to three recipes with the largest variances, as many as chance would hardly have made of the others' family."""
-    names = sorted(own, key=lambda name: -own[name].value)
-    for count in range(min(3, len(names) - 3), 0, -1):  # from the outside in, as one wild recipe hides another
-        others = typical(tuple(own[name] for name in names[count:]))
-        if chance(own[names[count - 1]], others) * len(names) < RARE:
-            return names[:count]
-    return []
-
-
-def chance(one: Variance, family: Variance) -> float:
-    """The chance of a variance as large in a family; 1 where the family does not scatter at all."""
-    return float(stats.f.sf(one.value / family.value, one.freedom, min(family.freedom, ALIKE))) if family.value > 0 else 1.0
-
-
-def blocks(values: Mapping[str, Mapping[Hashable, float]]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Of every run the recipe, the log value (n,) and the row of the design (n, recipes + seeds); what has no logarithm is left out."""
-    runs = [(name, seed, v) for name, own in values.items() for seed, v in own.items() if v > 0 and math.isfinite(v)]
-    names, seeds = ({key: i for i, key in enumerate(sorted(set(column)))} for column in ([r[0] for r in runs], [r[1] for r in runs]))
-    design = np.zeros((len(runs), len(names) + len(seeds)))
-    for i, (name, seed, _) in enumerate(runs):
-        design[i, names[name]] = design[i, len(names) + seeds[seed]] = 1
-    return [name for name, *_ in runs], np.log([v for *_, v in runs]), design
-
-
-@lru_cache(maxsize=256)
-def typical(own: tuple[Variance, ...]) -> Variance:
-    """The variance about which those of recipes lie, and how near: the maximum likelihood of own ~ typical * F(own freedom, freedom).
-
-    The freedom is between 1, one recipe says little about another, and infinity, their pooled variance is that of each.
-    """
-    s, d = np.array([(one.value, one.freedom) for one in own]).reshape(-1, 2).T
-    pooled = float(s @ d / d.sum()) if len(own) else math.nan
-    if len(own) < 3 or not pooled:
-        return Variance(pooled, math.inf)
-
-    def fitted(log_freedom: float) -> optimize.OptimizeResult:
-        cost = lambda log: -likelihood(s, d, math.exp(log), math.exp(log_freedom))  # noqa: E731
-        return optimize.minimize_scalar(cost, bounds=math.log(pooled) + np.array([-9, 3]), method="bounded")
-
-    found = optimize.minimize_scalar(lambda log: fitted(log).fun, bounds=(0, math.log(ALIKE)), method="bounded")
-    alike = -likelihood(s, d, pooled, math.inf) <= found.fun
-    return Variance(pooled, math.inf) if alike else Variance(math.exp(fitted(found.x).x), math.exp(found.x))
-
-
-def likelihood(s: np.ndarray, d: np.ndarray, centre: float, freedom: float) -> float:
-    """The log likelihood of variances s ~ centre * F(d, freedom), but for terms of s and d alone."""
-    if math.isinf(freedom):  # then d s / centre is a chi-squared
-        return float((d * (np.log(d / 2 / centre) - s / centre)).sum() / 2)
-    ratio, both = d / (freedom * centre), (d + freedom) / 2
-    return float((special.gammaln(both) - special.gammaln(freedom / 2) + d / 2 * np.log(ratio) - both * np.log1p(ratio * s)).sum())
 
 
 def change(ours: Mapping[int, float], base: Mapping[int, float], found: Variance) -> Estimate:
@@ -223,45 +93,3 @@ def detectable(error: float, freedom: float, level: float = LEVEL, wanted: float
         return math.nan
     rough = float(stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(wanted, freedom))
     return error * float(optimize.brentq(lambda shift: power(shift, freedom, level) - wanted, rough / 4, 3 * rough))
-
-
-# --------------------------------------------------------------------------------------------- agreement of ranks
-@dataclass(frozen=True)
-class Agreement:
-    """Kendall's tau-b of n pairs, its bootstrap interval over the pairs, and the chance of a tau as large without any relation."""
-
-    n: int
-    tau: float
-    lo: float
-    hi: float
-    p: float
-
-
-def signs(x: np.ndarray) -> np.ndarray:
-    """The sign of every difference (n, n)."""
-    return np.sign(x[:, None] - x[None, :])
-
-
-def tau_b(x: Sequence[float], y: Sequence[float], counts: np.ndarray | None = None) -> np.ndarray:
-    """Kendall's tau-b of pairs taken `counts` (B, n) times each, one by default: (B,). NaN where one side is all ties."""
-    a, b = signs(np.asarray(x, float)), signs(np.asarray(y, float))
-    c = np.ones((1, len(a))) if counts is None else counts
-    form = lambda m: np.einsum("bi,ij,bj->b", c, m, c)  # noqa: E731
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return form(a * b) / np.sqrt(form(a * a) * form(b * b))
-
-
-def agreement(x: Sequence[float], y: Sequence[float], draws: int = 2000, seed: int = 0) -> Agreement:
-    """Whether two columns rank alike. The interval resamples the pairs, so it speaks about other ablations of the kind.
-
-    LabError for fewer than four pairs: nothing could be said of their ranks.
-    """
-    n = len(x)
-    if n != len(y) or n < 4:
-        raise LabError(f"Ranks are compared over at least four pairs; here are {min(n, len(y))}.")
-    rng, value = np.random.default_rng(seed), float(tau_b(x, y)[0])
-    again = tau_b(x, y, rng.multinomial(n, [1 / n] * n, size=draws).astype(float))
-    lo, hi = percentile(again[np.isfinite(again)])
-    mixed = np.array([tau_b(x, rng.permutation(np.asarray(y, float)))[0] for _ in range(draws)])
-    chance = (1 + int((np.abs(mixed) >= abs(value) - TINY).sum())) / (1 + draws)
-    return Agreement(n, value, lo, hi, chance)

@@ -1,4 +1,4 @@
-"""The evidence behind a scoreboard as tables: what its seeds could see, whether its ranks are the post's, and net speedups."""
+"""The evidence behind a scoreboard as tables: what its seeds could see, how its recipes scatter, and net speedups."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -9,17 +9,15 @@ import numpy as np
 
 from prx_lab import clock, fidelity
 from prx_lab.arrival import at_equal_time, factor, geometric, speedup
-from prx_lab.claims import MANY, base_of, measured, of_recipe
-from prx_lab.columns import METRICS, columns
+from prx_lab.claims import base_of, of_recipe
 from prx_lab.errors import LabError
-from prx_lab.evidence import Agreement, Noise, Variance, agreement, detectable, error, noise, pooled_sd
-from prx_lab.layout import minus, percent
+from prx_lab.evidence import detectable, error, pooled_sd
+from prx_lab.family import Noise, Variance, noise
+from prx_lab.layout import percent
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
-from prx_lab.posts import published
 from prx_lab.recipe import SCALES, Scale, along
 from prx_lab.record import alike, records
-from prx_lab.show import COLOURS, GREY, Plot, figure
 from prx_lab.table import Table
 
 MUCH = 100  # degrees of freedom that draw every recipe to the typical one
@@ -114,58 +112,6 @@ def evenness(table: Table) -> Note:
     if not known:
         raise LabError(f"No two recipes share two seeds at {table.scale} scale yet: nothing can be said about seeds.")
     return Note("\n".join(lines))
-
-
-# ------------------------------------------------------------------------------------------------- ranks
-def pairs(metric: str, scale: str = "cpu", root: str | Path = "results") -> list[tuple[str, float, float, int]]:
-    """(recipe, the post's change, our mean change, its seeds) for every row of the post recorded at `scale`, as shares of its baseline.
-
-    Rows with 1024 tokens belong to the scale that has as many and to no other: scales are never mixed.
-    """
-    found, made, bases = records(root).found, [], {}
-    for row in published():
-        base = bases.setdefault(row.table, row)
-        alike = (row.tokens == "1024") == (scale == MANY)
-        ready = alike and row is not base and row.recipe and metric in row.values and base.values.get(metric)
-        if ready:
-            ours = measured(found, row.recipe, base.recipe, metric, scale)
-            made += [(row.recipe, row.values[metric] / base.values[metric] - 1, ours.mean, ours.n)] if math.isfinite(ours.mean) else []
-    return made
-
-
-def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[str] = ("fid", "cmmd", "dino_mmd")) -> Listing:
-    """Kendall's tau-b between the post's changes and ours, per metric. LabError where fewer than four rows are recorded."""
-    rows = []
-    for metric in columns(metrics, list(records(root, scale))):
-        made = pairs(metric.name, scale, root)
-        found: Agreement = agreement([post for _, post, *_ in made], [ours for *_, ours, _ in made])
-        interval = minus(f"{found.tau:+.2f} [{found.lo:+.2f}, {found.hi:+.2f}]")
-        single = str(sum(n == 1 for *_, n in made))
-        rows.append((metric.head, str(found.n), single, interval, f"{found.p:.3f}"))
-    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance")
-    notes = (
-        "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations.",
-        "The interval resamples ablations only: the noise of seeds, largest where there is one, is not in it.",
-        "chance: how often shuffled ranks agree or disagree as much.",
-    )
-    return Listing(head, tuple(rows), head[1:], notes)
-
-
-def scatter(scale: str = "cpu", root: str | Path = "results", metric: str = "fid") -> Plot:
-    """Our change of a metric against the post's, a point per ablation, open where it has one seed. LabError where none is recorded."""
-    found = pairs(metric, scale, root)
-    if not found:
-        raise LabError(f"No row of the post is recorded at {scale} scale yet.")
-    made, axes = figure(6.6, 3.6)
-    for name, post, ours, n in found:
-        axes[0, 0].plot(100 * post, 100 * ours, "o", color=COLOURS[0], fillstyle="none" if n == 1 else "full")
-        axes[0, 0].annotate(name, (100 * post, 100 * ours), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes[0, 0].axhline(0, color=GREY, lw=1)
-    axes[0, 0].axvline(0, color=GREY, lw=1)
-    theirs, ours = METRICS[metric].title, columns([metric], list(records(root, scale)))[0].title
-    labels = {"xlabel": f"the post's change of {theirs}, %", "ylabel": f"our change of {ours}, %"}
-    axes[0, 0].set(**labels, title="Ablations in the post and here (open: one seed)")
-    return Plot(made, f"change of {theirs} in the post against ours of {ours}: {', '.join(name for name, *_ in found)}")
 
 
 # ---------------------------------------------------------------------------------------------- speedups

@@ -19,10 +19,12 @@ from prx_lab.arrival import factor
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, pictures, scores
-from prx_lab.evidence import Estimate, agreement, change, noise
+from prx_lab.evidence import Estimate, change
+from prx_lab.family import noise
 from prx_lab.layout import minus
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
+from prx_lab.ranks import agreement
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.sample import CFG, Interval, from_run

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prx_lab import claims, evidence, findings
+from prx_lab import claims, family, findings, ranks
 from prx_lab.claims import CLAIMS, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
-from prx_lab.evidence import Estimate
+from prx_lab.evidence import Estimate, detectable, error
 from prx_lab.posts import published
 from prx_lab.recipe import SCALES
 from prx_lab.recipes import GROUPS, RECIPES
@@ -137,7 +138,7 @@ def test_the_page_of_a_method_shows_its_own_claims(root):
 
 def test_a_table_without_any_record_says_so(tmp_path):
     assert f"{len(claims.findings(root=tmp_path))} not recorded yet" in repr(claims.table(root=tmp_path))
-    for make in (findings.ranks, findings.speedups):
+    for make in (ranks.ranks, findings.speedups):
         with pytest.raises(LabError):
             make(root=tmp_path)
     with pytest.raises(LabError, match="nothing can be said about seeds"):
@@ -146,11 +147,22 @@ def test_a_table_without_any_record_says_so(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ other tables
 def test_ranks_of_equal_order_agree(root):
-    made = findings.pairs("fid", root=root)
-    assert {name for name, *_ in made} == set(TRUE)
-    row = findings.ranks(root=root, metrics=["fid"]).rows[0]
-    known = stats.kendalltau([post for _, post, *_ in made], [TRUE[name] for name, *_ in made]).statistic
+    made = ranks.pairs("fid", root=root)
+    assert {pair.recipe for pair in made} == set(TRUE)
+    row = ranks.ranks(root=root, metrics=["fid"]).rows[0]
+    known = stats.kendalltau([pair.post for pair in made], [TRUE[pair.recipe] for pair in made]).statistic
     assert row[1:3] == ("6", "0") and row[3].startswith(f"{known:+.2f} [")
+
+
+def test_our_seeds_rank_alike_as_far_as_their_luck_lets_them(root):
+    made = ranks.pairs("fid", root=root)
+    columns = [[pair.seeds[seed] for pair in made] for seed in range(3)]
+    known = [stats.kendalltau(columns[a], columns[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert ranks.repeated(made) == pytest.approx(sum(known) / 3)
+    assert ranks.ranks(root=root, metrics=["fid"]).rows[0][-1] == f"{sum(known) / 3:+.2f}"
+    assert math.isnan(ranks.repeated(made[:3])) and math.isnan(ranks.repeated([replace(pair, seeds={0: 1.0}) for pair in made]))
+    same = [replace(pair, seeds=dict.fromkeys(range(2), pair.ours)) for pair in made]
+    assert ranks.repeated(same) == pytest.approx(1)
 
 
 def test_rows_with_one_seed_are_counted_and_open_and_no_other_scale_is_among_them(root):
@@ -158,21 +170,24 @@ def test_rows_with_one_seed_are_counted_and_open_and_no_other_scale_is_among_the
     for name, fid in (("jit", 20.0), ("jit-tread", 10.0)):
         write_run(root, name, 0, fid, scale=claims.MANY)
         write_run(root, name, 0, fid)
-    assert {name: n for name, *_, n in findings.pairs("fid", root=root)} == dict.fromkeys(TRUE, 3) | {"flux2": 1}
-    assert findings.pairs("fid", claims.MANY, root) == [("jit-tread", pytest.approx(14.1 / 17.42 - 1), pytest.approx(-0.5), 1)]
-    shown = findings.ranks(root=root, metrics=["fid"])
-    assert shown.rows[0][1:3] == ("7", "1") and "resamples ablations only" in repr(shown)
-    points = [line for line in findings.scatter(root=root).figure.axes[0].lines if line.get_marker() == "o"]
+    assert {pair.recipe: len(pair.seeds) for pair in ranks.pairs("fid", root=root)} == dict.fromkeys(TRUE, 3) | {"flux2": 1}
+    (only,) = ranks.pairs("fid", claims.MANY, root)
+    assert only.recipe == "jit-tread" and only.post == pytest.approx(14.1 / 17.42 - 1)
+    assert only.ours == pytest.approx(-0.5) and only.seeds == {0: pytest.approx(-0.5)}
+    shown = ranks.ranks(root=root, metrics=["fid"])
+    assert shown.rows[0][1:3] == ("7", "1") and "with the luck of its runs" in repr(shown)
+    points = [line for line in ranks.scatter(root=root).figure.axes[0].lines if line.get_marker() == "o"]
     assert sorted(point.get_fillstyle() for point in points) == ["full"] * 6 + ["none"]
 
 
 def test_a_distance_is_a_share_of_what_lies_above_real_images(root):
     """The floor is 5 of the baseline's 20: a FID of 16 is 4 of 15 away."""
-    plain = claims.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu")
+    whole = claims.noises(records(root).found, "cpu", "fid")
+    plain = claims.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu", whole)
     for path in (root / "cpu").glob("baseline-*/seed*/eval.json"):
         told = json.loads(path.read_text())
         write_json(path, told | {"ceiling": told["ceiling"] | {"fid": {"value": 5.0}}})
-    above = claims.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu")
+    above = claims.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu", whole)
     for end in ("mean", "lo", "hi"):
         assert getattr(above, end) == pytest.approx(getattr(plain, end) / 0.75)
     assert claims.reach(records(root).found[:0], "fid") == 1
@@ -201,9 +216,9 @@ def test_detectable_differences_shrink_with_seeds(root):
     write_run(root, "sprint", 1, 27.5)
     again = findings.detectables(Table.of("cpu", metrics=["fid"], root=root))
     rows = Table.of("cpu", metrics=["fid"], root=root).rows
-    whole = evidence.noise({row.label: row.cells["fid"].values for row in rows})
+    whole = family.noise({row.label: row.cells["fid"].values for row in rows})
     pairs = [whole.between(row.label, "baseline") for row in rows if not row.is_baseline]
-    step = np.median([evidence.detectable(evidence.error(pair, 3), pair.freedom) for pair in pairs])
+    step = np.median([detectable(error(pair, 3), pair.freedom) for pair in pairs])
     assert again.rows[0][-1] == f"{100 * (1 - math.exp(-step)):.0f} %"  # a distance can be divided, and never falls below zero
     two, three = (float(again.rows[0][i].split()[0]) for i in (3, 4))
     assert two > 3 * three
@@ -265,5 +280,5 @@ def test_a_run_that_borrows_its_weights_tells_nothing_about_the_luck_of_training
         write_json(folder / "env.json", env | {"trained": {"run": f"cpu/baseline-0123abcd/seed{seed}", "env": env}})
     for then, now in zip(alone, (claims.noises(records(root).found, "cpu", "fid"), shown())):
         assert (then.typical, then.freedom) == (now.typical, now.freedom)
-    one = claims.measured(records(root).found, "half-guidance", "baseline", "fid", "cpu")
+    one = claims.measured(records(root).found, "half-guidance", "baseline", "fid", "cpu", claims.noises(records(root).found, "cpu", "fid"))
     assert one.n == 3 and one.lo < one.mean < one.hi  # and it has the noise that the others teach

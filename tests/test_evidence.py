@@ -12,23 +12,9 @@ from prx_lab import clock, show
 from prx_lab.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
 from prx_lab.columns import by_seed
 from prx_lab.errors import LabError
-from prx_lab.evidence import (
-    Noise,
-    Variance,
-    agreement,
-    blocks,
-    change,
-    detectable,
-    error,
-    estimate,
-    likelihood,
-    noise,
-    pooled_sd,
-    power,
-    shares,
-    tau_b,
-    typical,
-)
+from prx_lab.evidence import change, detectable, error, estimate, pooled_sd, power, shares
+from prx_lab.family import Noise, Variance, blocks, likelihood, noise, typical
+from prx_lab.ranks import agreement, tau_b
 from prx_lab.record import Record, append_json, write_json
 from tests.made_up import write_run
 

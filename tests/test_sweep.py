@@ -7,7 +7,8 @@ import pytest
 
 from prx_lab import grid, sweep
 from prx_lab.errors import LabError
-from prx_lab.evidence import change, noise
+from prx_lab.evidence import change
+from prx_lab.family import noise
 from prx_lab.recipe import Recipe, Scale
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, write_json

@@ -9,7 +9,7 @@ GROUPS = {
     "The equation": ["flow", "model", "routing", "sprint", "terms", "steps", "guidance", "optim", "muon", "precision"],
     "Data": ["data", "cleaning"],
     "Frozen networks": ["spaces", "autoencoders", "teachers", "detector", "inception", "zoo", "published", "pretrain"],
-    "Evaluation": ["evaluate", "metrics", "evidence", "claims", "findings", "forest", "arrival", "fidelity", "sweep", "grid", "siblings"],
+    "Evaluation": ["evaluate", "metrics", "evidence", "family", "claims", "ranks", "findings", "forest", "arrival", "fidelity", "sweep", "grid", "siblings"],
     "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],
     "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],
     "Published models": ["variants", "buckets", "components", "interop", "stored", "hub", "export", "usage", "modelcard"],

@@ -1,0 +1,139 @@
+"""Whether two columns rank alike: Kendall's tau-b with its interval, and the ablations of the post beside ours."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from prx_lab.claims import MANY, measured, noises, seed_by_seed
+from prx_lab.columns import METRICS, columns
+from prx_lab.errors import LabError
+from prx_lab.layout import minus
+from prx_lab.listing import Listing
+from prx_lab.metrics.stats import percentile
+from prx_lab.posts import published
+from prx_lab.record import records
+from prx_lab.show import COLOURS, GREY, Plot, figure
+
+TINY = 1e-9
+FEWEST = 4  # pairs, of which ranks say something
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Kendall's tau-b of n pairs, its bootstrap interval over the pairs, and the chance of a tau as large without any relation."""
+
+    n: int
+    tau: float
+    lo: float
+    hi: float
+    p: float
+
+
+def signs(x: np.ndarray) -> np.ndarray:
+    """The sign of every difference (n, n)."""
+    return np.sign(x[:, None] - x[None, :])
+
+
+def tau_b(x: Sequence[float], y: Sequence[float], counts: np.ndarray | None = None) -> np.ndarray:
+    """Kendall's tau-b of pairs taken `counts` (B, n) times each, one by default: (B,). NaN where one side is all ties."""
+    a, b = signs(np.asarray(x, float)), signs(np.asarray(y, float))
+    c = np.ones((1, len(a))) if counts is None else counts
+    form = lambda m: np.einsum("bi,ij,bj->b", c, m, c)  # noqa: E731
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return form(a * b) / np.sqrt(form(a * a) * form(b * b))
+
+
+def agreement(x: Sequence[float], y: Sequence[float], draws: int = 2000, seed: int = 0) -> Agreement:
+    """Whether two columns rank alike. The interval resamples the pairs, so it speaks about other ablations of the kind.
+
+    LabError for fewer than four pairs: nothing could be said of their ranks.
+    """
+    n = len(x)
+    if n != len(y) or n < FEWEST:
+        raise LabError(f"Ranks are compared over at least four pairs; here are {min(n, len(y))}.")
+    rng, value = np.random.default_rng(seed), float(tau_b(x, y)[0])
+    again = tau_b(x, y, rng.multinomial(n, [1 / n] * n, size=draws).astype(float))
+    lo, hi = percentile(again[np.isfinite(again)])
+    mixed = np.array([tau_b(x, rng.permutation(np.asarray(y, float)))[0] for _ in range(draws)])
+    chance = (1 + int((np.abs(mixed) >= abs(value) - TINY).sum())) / (1 + draws)
+    return Agreement(n, value, lo, hi, chance)
+
+
+# ------------------------------------------------------------------------------------------- against the post
+@dataclass(frozen=True)
+class Pair:
+    """An ablation in the post and here: the change of a metric as a share of its baseline, ours also seed by seed."""
+
+    recipe: str
+    post: float
+    ours: float
+    seeds: Mapping[int, float]
+
+
+def pairs(metric: str, scale: str = "cpu", root: str | Path = "results") -> list[Pair]:
+    """Every row of the post that is recorded at `scale`.
+
+    Rows with 1024 tokens belong to the scale that has as many and to no other: scales are never mixed.
+    """
+    found, made, bases = records(root).found, [], {}
+    whole = noises(found, scale, metric)
+    for row in published():
+        base = bases.setdefault(row.table, row)
+        alike = (row.tokens == "1024") == (scale == MANY)
+        if alike and row is not base and row.recipe and metric in row.values and base.values.get(metric):
+            ours = measured(found, row.recipe, base.recipe, metric, scale, whole).mean
+            seeds = seed_by_seed(found, row.recipe, base.recipe, metric, scale)
+            made += [Pair(row.recipe, row.values[metric] / base.values[metric] - 1, ours, seeds)] if math.isfinite(ours) else []
+    return made
+
+
+def repeated(made: Sequence[Pair]) -> float:
+    """The mean tau-b between our own seeds, over the ablations that both have; NaN where no two seeds share four."""
+    taus = []
+    for one, other in combinations(sorted({seed for pair in made for seed in pair.seeds}), 2):
+        both = [(pair.seeds[one], pair.seeds[other]) for pair in made if {one, other} <= pair.seeds.keys()]
+        taus += [float(tau_b(*zip(*both))[0])] if len(both) >= FEWEST else []
+    return fmean(taus) if taus else math.nan
+
+
+def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[str] = ("fid", "cmmd", "dino_mmd")) -> Listing:
+    """Kendall's tau-b between the post's changes and ours, per metric. LabError where fewer than four rows are recorded."""
+    rows = []
+    for metric in columns(metrics, list(records(root, scale))):
+        made = pairs(metric.name, scale, root)
+        found, own = agreement([pair.post for pair in made], [pair.ours for pair in made]), repeated(made)
+        interval = minus(f"{found.tau:+.2f} [{found.lo:+.2f}, {found.hi:+.2f}]")
+        single = str(sum(len(pair.seeds) == 1 for pair in made))
+        rows.append((metric.head, str(found.n), single, interval, f"{found.p:.3f}", minus(f"{own:+.2f}") if math.isfinite(own) else "–"))
+    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance", "our seeds with each other")
+    notes = (
+        "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations. Each ablation is drawn with "
+        "the luck of its runs, the post's and ours, so that luck is in the interval; it also draws tau-b towards zero.",
+        "chance: how often shuffled ranks agree or disagree as much.",
+        "our seeds with each other: tau-b between single runs of this bench, one seed against another, averaged over the pairs of seeds. "
+        "A single run of the post can hardly agree better with us than ours do among themselves.",
+    )
+    return Listing(head, tuple(rows), head[1:], notes)
+
+
+def scatter(scale: str = "cpu", root: str | Path = "results", metric: str = "fid") -> Plot:
+    """Our change of a metric against the post's, a point per ablation, open where it has one seed. LabError where none is recorded."""
+    found = pairs(metric, scale, root)
+    if not found:
+        raise LabError(f"No row of the post is recorded at {scale} scale yet.")
+    made, axes = figure(6.6, 3.6)
+    for pair in found:
+        at = 100 * pair.post, 100 * pair.ours
+        axes[0, 0].plot(*at, "o", color=COLOURS[0], fillstyle="none" if len(pair.seeds) == 1 else "full")
+        axes[0, 0].annotate(pair.recipe, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes[0, 0].axhline(0, color=GREY, lw=1)
+    axes[0, 0].axvline(0, color=GREY, lw=1)
+    theirs, ours = METRICS[metric].title, columns([metric], list(records(root, scale)))[0].title
+    labels = {"xlabel": f"the post's change of {theirs}, %", "ylabel": f"our change of {ours}, %"}
+    axes[0, 0].set(**labels, title="Ablations in the post and here (open: one seed)")
+    return Plot(made, f"change of {theirs} in the post against ours of {ours}: {', '.join(pair.recipe for pair in found)}")

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from prx_lab import cli
+from prx_lab.cli.making import summary
+from prx_lab.cli.options import resolve
 from prx_lab.recipes import PUBLISHED, RECIPES
 from prx_lab.record import name_of, run_folder
 from tests.made_up import write_run
@@ -73,19 +75,19 @@ def test_an_interruption_is_130_and_a_bug_is_1(capsys, monkeypatch):
     def fail(name, scale, data, sets):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(cli, "resolve", stop)
+    monkeypatch.setattr(cli.making, "resolve", stop)
     assert cli.call(["run", "repa"]) == 130 and capsys.readouterr().err == "Stopped after step 3.\n"
-    monkeypatch.setattr(cli, "resolve", fail)
+    monkeypatch.setattr(cli.making, "resolve", fail)
     assert cli.call(["run", "repa"]) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("Unexpected ZeroDivisionError") and "Traceback" not in shown
 
 
 def test_set_reaches_deep_fields_and_keeps_the_name():
-    chosen = cli.resolve("repa", "cpu", "", ["scale.steps=7", "predict=x"])
+    chosen = resolve("repa", "cpu", "", ["scale.steps=7", "predict=x"])
     assert (chosen.scale.steps, chosen.predict) == (7, "x")
-    assert name_of(cli.resolve("repa", "cpu", "", ["scale.steps=7"])) == "repa"
-    assert name_of(cli.resolve("repa", "cpu", "some/folder", [])) == "repa"
+    assert name_of(resolve("repa", "cpu", "", ["scale.steps=7"])) == "repa"
+    assert name_of(resolve("repa", "cpu", "some/folder", [])) == "repa"
     assert name_of(chosen) == "custom"
     folder = run_folder("results", RECIPES["repa"].at("cpu"), 3)
     assert folder.parts == ("results", "cpu", f"repa-{RECIPES['repa'].at('cpu').id}", "seed3")
@@ -109,7 +111,7 @@ def test_recipes_lists_each_with_its_difference(capsys):
 def test_a_run_is_summed_up_with_its_intervals(tmp_path):
     from prx_lab.record import Record
 
-    shown = cli.summary(Record.load(write_run(tmp_path, "repa", 4, 20.0)))
+    shown = summary(Record.load(write_run(tmp_path, "repa", 4, 20.0)))
     assert shown.splitlines()[0] == "repa at cpu scale, seed 4, n = 1 run"
     assert "lab-FID ↓" in shown and "[19.00, 21.00] over 512 images" in shown
 

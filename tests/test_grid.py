@@ -316,7 +316,7 @@ def test_without_a_record_of_the_scale_no_hours_are_told(tmp_path):
 
 def test_the_command_plans_without_running(recorded, capsys, monkeypatch):
     root, _, _ = recorded
-    monkeypatch.setattr(cli, "resolve", lambda name, scale, data, sets: small(name))
+    monkeypatch.setattr(cli.making, "resolve", lambda name, scale, data, sets: small(name))
     assert cli.call(["grid", "baseline", "tread", "--seeds", "1", "--plan", "--root", str(root), "--scale", "smoke"]) == 0
     assert "1 of 2 runs are recorded" in capsys.readouterr().out and not list(root.glob("smoke/tread*"))
 
@@ -328,3 +328,10 @@ def test_the_command_fails_when_a_run_does(capsys, tmp_path):
     told = capsys.readouterr()
     assert told.err.startswith("baseline, seed 0: ") and "nowhere" in told.err and "0 of 1 runs are recorded" in told.err.splitlines()[1]
     assert "Unexpected" not in told.err and not list(tmp_path.glob("smoke/*/seed0/*.json"))
+
+
+def test_the_help_names_every_group(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert cli.call(["grid", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in GROUPS)

@@ -9,14 +9,16 @@ GROUPS = {
     "The equation": ["flow", "model", "routing", "sprint", "terms", "steps", "guidance", "optim", "muon", "precision"],
     "Data": ["data", "cleaning"],
     "Frozen networks": ["spaces", "autoencoders", "teachers", "detector", "inception", "zoo", "published", "pretrain"],
-    "Evaluation": ["evaluate", "metrics", "evidence", "family", "claims", "ranks", "findings", "forest", "arrival", "fidelity", "sweep", "grid", "siblings"],
+    "Evaluation": ["evaluate", "metrics", "evidence", "family", "claims", "ranks", "findings", "forest", "arrival", "fidelity", "sweep"],
+    "Grids": ["grid", "siblings", "budget"],
     "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],
     "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],
     "Published models": ["variants", "buckets", "components", "interop", "stored", "hub", "export", "usage", "modelcard"],
-    "Cost, memory, speed": ["cost", "footprint", "memory", "budget", "plan", "clock", "speed", "speed_figures"],
+    "Cost, memory, speed": ["cost", "footprint", "memory", "plan", "clock", "speed", "speed_figures"],
     "Several processes, one machine": ["parallel", "sharding", "process", "locks", "machine", "doctor", "progress", "errors"],
 }
-LEFT_OUT = {"prx_lab", "prx_lab.cli", "prx_lab.__main__"}
+LEFT_OUT = {"prx_lab", "prx_lab.__main__"}
+COMMANDS = "prx_lab.cli"  # told of by the README and by --help
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -25,7 +27,7 @@ def modules(package: Path) -> dict[str, Path]:
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if not any(part.startswith("_") for part in name.split(".")) and name not in LEFT_OUT:
+        if not any(part.startswith("_") for part in name.split(".")) and name not in LEFT_OUT and not name.startswith(COMMANDS):
             found[name] = path
     return found
 

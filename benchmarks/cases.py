@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from prx_lab.cost import Dims
 from prx_lab.data.store import Store
 from prx_lab.model import PRX, Arch, Feat
-from prx_lab.recipe import SCALES, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE
+from prx_lab.scales import SCALES
 from prx_lab.train import Training
 
 WORDS = 35  # text tokens of the embedded world's long captions, and their usual number of empty places

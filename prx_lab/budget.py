@@ -16,9 +16,10 @@ from prx_lab.errors import LabError
 from prx_lab.grid import Job
 from prx_lab.listing import Listing
 from prx_lab.machine import device_name
-from prx_lab.recipe import Recipe, along
+from prx_lab.recipe import Recipe
 from prx_lab.record import Record, records
 from prx_lab.run import milestones, pick_device
+from prx_lab.scales import along
 from prx_lab.siblings import trained_as, with_weights
 
 RECORDED, TRAIN, EVALUATE = "recorded", "train", "evaluate"

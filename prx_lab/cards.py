@@ -23,8 +23,8 @@ def spec_html(spec: Spec) -> str:
 
 def recipe_html(recipe: "Recipe") -> str:
     """The fields that differ from the baseline at the same scale, highlighted, and the others folded away."""
-    from prx_lab.recipe import SCALES
     from prx_lab.recipes import BASE
+    from prx_lab.scales import SCALES
 
     base = BASE.but(scale=SCALES.get(recipe.scale.name, recipe.scale))
     changed = recipe.diff(base)

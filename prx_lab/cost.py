@@ -50,7 +50,7 @@ class Dims:
 def dims(recipe: Recipe) -> Dims:
     """The shapes of a recipe's data in all its phases; published networks are not loaded for it. Captions are taken to fill every place."""
     from prx_lab.spaces import load_space
-    from prx_lab.teachers import reader
+    from prx_lab.text import reader
 
     if recipe.space in SPACES:
         channels, stride = SPACES[recipe.space]

@@ -19,17 +19,19 @@ from prx_lab.data.store import cached, fingerprint, gather, images_of, text_of, 
 from prx_lab.errors import LabError
 from prx_lab.flow import noise
 from prx_lab.flow import scores as scores_of
-from prx_lab.metrics.composition import Detection, score
+from prx_lab.metrics.composition import Composition, Detection, score
 from prx_lab.metrics.features import extract, metric_features
 from prx_lab.metrics.fid import fid_score
 from prx_lab.metrics.mmd import mmd_score, unit
 from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, World
 from prx_lab.progress import quiet
-from prx_lab.recipe import Recipe, along
+from prx_lab.recipe import Recipe
 from prx_lab.sample import Condition, generate, predictor
+from prx_lab.scales import along
 from prx_lab.spaces import load_space
-from prx_lab.teachers import load_judge, reader
+from prx_lab.teachers import load_judge
+from prx_lab.text import reader
 
 REFERENCE = 2048  # real images that the generated ones are compared with, at most
 NOISE_SEED = 2026
@@ -122,15 +124,20 @@ def scores(images: NDArray, judge: Bench, world: World = ALONE) -> dict[str, dic
 
 
 def composition(images: NDArray, source: Scenes, captions: str = "long", world: World = ALONE) -> dict[str, dict[str, Any]]:
+    """{name: {value, lo, hi, n, chance}} of what `seen` finds."""
+    return seen(images, source, captions, world).to_dict()
+
+
+def seen(images: NDArray, source: Scenes, captions: str = "long", world: World = ALONE) -> Composition:
     """Which objects, attributes and relations the embedded detector finds in images of the source's first scenes.
 
     Only what a caption of the kind `captions` states is asked for: a short one leaves sizes, materials and places open.
     """
     detector = load_judge()
     mine = [d for i in range(0, len(images), 128) for d in detector.detect(to_float(images[i : i + 128]))]
-    told = world.messages(json.dumps([[asdict(seen) for seen in image] for image in mine])) if world.size > 1 else []
-    found = [[Detection(**seen) for seen in image] for text in told for image in json.loads(text)] if told else mine
-    return score(found, [facts(source.scene(i), captions) for i in range(len(found))]).to_dict()
+    told = world.messages(json.dumps([[asdict(one) for one in image] for image in mine])) if world.size > 1 else []
+    found = [[Detection(**one) for one in image] for text in told for image in json.loads(text)] if told else mine
+    return score(found, [facts(source.scene(i), captions) for i in range(len(found))])
 
 
 def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:

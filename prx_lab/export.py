@@ -20,7 +20,7 @@ from prx_lab import checkpoint, interop, modelcard
 from prx_lab.autoencoders import ChannelSpace, DCSpace, KLSpace, Pixels
 from prx_lab.errors import LabError
 from prx_lab.sample import Sampler, from_run
-from prx_lab.teachers import T5GemmaText
+from prx_lab.text import T5GemmaText
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

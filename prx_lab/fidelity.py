@@ -1,14 +1,13 @@
 """What a distance owes to the number of images and to their noise: one trained network, judged on more and more of its images.
 
 Once every image has noise of its own; once the noise of one batch is repeated in every batch, as in an evaluation that
-seeds its generator anew each time. `python -m prx_lab.fidelity RUN` records it; weights of runs are not shared, so the
+seeds its generator anew each time. `prx-lab fidelity RUN` records it; weights of runs are not shared, so the
 page reads the record.
 """
 
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from prx_lab.metrics.features import extract
 from prx_lab.metrics.fid import fid
 from prx_lab.metrics.mmd import mmd, unit
 from prx_lab.pages import Note
-from prx_lab.recipe import SCALES, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.sample import Condition, Sampler, from_run, generate, predictor
+from prx_lab.scales import SCALES
 from prx_lab.show import COLOURS, Plot, figure
 
 BATCH = 32  # of the evaluation whose noise is repeated
@@ -80,6 +80,14 @@ def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH) -> dic
     told = {"run": record.label(folder), "batch": batch, "reference_n": len(judge.reference[FEATURES[0]])}
     told |= {"judges": {metric: network(metric).name for metric in judge.reference}, "env": record.env(device=str(sampler.device))}
     return told | {"distances": found}
+
+
+def keep(folder: Path) -> Path:
+    """Study a run and write what was found, the study of its scale, into the folder `judges` of its results; returns the file."""
+    where = folder.resolve()
+    path = where.parents[2] / Path(FOLDER).name / f"{where.parents[1].name}.json"
+    record.write_json(path, study(where))
+    return path
 
 
 def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Any]:
@@ -156,8 +164,3 @@ def repeated(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
         told = f"{own['mean']:.3f} with noise of each image's own, {again['mean']:.3f} with {found['batch']} noises ({change})"
         lines.append(f"{title}, n = {own['n']}: {told}")
     return Note("\n".join(lines))
-
-
-if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    record.write_json(Path(FOLDER) / f"{where.parent.parent.name}.json", study(where))

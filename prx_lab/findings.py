@@ -16,8 +16,8 @@ from prx_lab.family import Noise, Variance, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
-from prx_lab.recipe import SCALES, Scale, along
 from prx_lab.record import alike, records
+from prx_lab.scales import SCALES, Scale, along
 from prx_lab.table import Table
 
 MUCH = 100  # degrees of freedom that draw every recipe to the typical one

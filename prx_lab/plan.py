@@ -16,9 +16,10 @@ from prx_lab.cost import Dims, dims, flop, on_meta, step_flops
 from prx_lab.listing import Listing
 from prx_lab.muon import Muon
 from prx_lab.optim import EMA, AdamW, Schedule
-from prx_lab.recipe import PRX_256, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import JIT
 from prx_lab.routing import TREAD
+from prx_lab.scales import PRX_256
 from prx_lab.speed import Record
 from prx_lab.terms import REPA
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from prx_lab import hub, zoo
 from prx_lab.errors import LabError
-from prx_lab.teachers import CLIP_MEAN, CLIP_STD, CLIPTeacher, InceptionFeatures, T5GemmaText, TimmTeacher, VisionTeacher
+from prx_lab.teachers import CLIP_MEAN, CLIP_STD, CLIPTeacher, InceptionFeatures, TimmTeacher, VisionTeacher
+from prx_lab.text import T5GemmaText
 
 FILES = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.json"]
 PICKLED = ("pytorch_model.bin", "open_clip_pytorch_model.bin")

@@ -8,9 +8,10 @@ from prx_lab.guidance import PathDrop, SelfGuidance, SparseGuidance
 from prx_lab.muon import Muon
 from prx_lab.optim import EMA, AdamW, Schedule
 from prx_lab.precision import Precision
-from prx_lab.recipe import PRX_256, SCALES, Recipe, Reference
+from prx_lab.recipe import Recipe, Reference
 from prx_lab.routing import TREAD, Dense
 from prx_lab.sample import CFG
+from prx_lab.scales import PRX_256, SCALES
 from prx_lab.sprint import SPRINT
 from prx_lab.steps import GuidanceDistillation, ProgressiveDistillation
 from prx_lab.terms import IREPA, LPIPS, REPA, PerceptualDINO

@@ -25,7 +25,7 @@ from prx_lab.metrics.throughput import images_per_second, peak_memory, reset_pea
 from prx_lab.parallel import ALONE, USUAL, Budget, World
 from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
-from prx_lab.teachers import reader
+from prx_lab.text import reader
 from prx_lab.train import Training
 
 LOGGED = 200  # rows of train.jsonl, about

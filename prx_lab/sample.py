@@ -139,7 +139,7 @@ class Sampler:
 
     def __init__(self, recipe: "Recipe", model: PRX, mean: Tensor, grid: Grid = times, frozen: torch.dtype = torch.float32):
         from prx_lab.spaces import load_space
-        from prx_lab.teachers import reader
+        from prx_lab.text import reader
 
         self.recipe, self.model, self.mean, self.grid = recipe, model.eval(), mean, grid
         self.device = next(model.parameters()).device

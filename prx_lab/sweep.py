@@ -1,12 +1,11 @@
 """The scale of guidance, swept over recorded runs: does an order of techniques hold at another scale, or at the best of each?
 
-`python -m prx_lab.sweep RUN ...` judges the last weights of each run folder again under other guidance, on the captions and
+`prx-lab sweep RUN...` judges the last weights of each run folder again under other guidance, on the captions and
 noise of its evaluation, and records it. A run that was judged with the weights of another, as the rows that only guide
 otherwise are, is swept with those. Weights of runs are not shared, so the pages read the records.
 """
 
 import json
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -58,6 +57,14 @@ def study(folder: Path, scales: Sequence[float] = STRENGTHS) -> dict[str, Any]:
     told = {"run": record.label(folder), "name": run.name, "seed": run.seed, "own": guidance.scale, "n": judge.n}
     told |= {"env": record.env(device=str(sampler.device)), "trained": run.env}
     return told | {"rows": [{"scale": scale} | rows[scale] for scale in sorted(rows)]}
+
+
+def keep(folder: Path) -> dict[str, Any]:
+    """Study a run and write what was found into the folder `guidance` of its results."""
+    where = folder.resolve()
+    told = study(where)
+    record.write_json(where.parents[2] / Path(FOLDER).name / where.parents[1].name / where.parent.name / f"{where.name}.json", told)
+    return told
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -196,20 +203,3 @@ def curve(names: Sequence[str], scale: str = "cpu", folder: str | Path = FOLDER)
         made.legend(loc="outside lower center", ncols=min(len(shown), 5), fontsize=8)
     lowest = ", ".join(f"{one.name} {one.mean(one.best(), 'fid'):.2f} at {one.best():g}" for one in shown)
     return Plot(made, f"lab-FID and composition against the scale of guidance; lowest lab-FID: {lowest}")
-
-
-def main(folders: Sequence[str]) -> None:
-    """Sweep runs one after the other and record each; LabError where there is nothing to sweep."""
-    if not folders:
-        raise LabError("Name the runs to sweep by their folders, results/SCALE/RECIPE-ID/seedK.")
-    for where in (Path(folder).resolve() for folder in folders):
-        told = study(where)
-        record.write_json(Path(FOLDER) / where.parent.parent.name / where.parent.name / f"{where.name}.json", told)
-        print(told["run"], *(f"{row['scale']:g}: {row['fid']:.2f}" for row in told["rows"]))
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except LabError as error:
-        sys.exit(str(error))

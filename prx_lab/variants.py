@@ -16,9 +16,10 @@ from prx_lab.flow import scheduler_times
 from prx_lab.listing import Listing
 from prx_lab.model import PUBLISHED
 from prx_lab.precision import DTYPES, Precision
-from prx_lab.recipe import PRX_256, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import recipe as named
 from prx_lab.sample import CFG, Sampler, from_run
+from prx_lab.scales import PRX_256
 
 OWNER = "Photoroom"
 DETAILED, SIMPLE = "detailed, in natural language", "less detailed ones will do"

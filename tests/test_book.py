@@ -31,9 +31,9 @@ import prx_results  # noqa: E402
 from prx_lab.flow import T_MIN  # noqa: E402
 from prx_lab.gallery import Gallery  # noqa: E402
 from prx_lab.posts import published  # noqa: E402
-from prx_lab.recipe import SCALES  # noqa: E402
 from prx_lab.recipes import PUBLISHED, RECIPES  # noqa: E402
 from prx_lab.record import records  # noqa: E402
+from prx_lab.scales import SCALES  # noqa: E402
 from prx_lab.table import Table  # noqa: E402
 from prx_lab.terms import REPA  # noqa: E402
 

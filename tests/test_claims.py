@@ -16,9 +16,9 @@ from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, detectable, error
 from prx_lab.posts import published
-from prx_lab.recipe import SCALES
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import records, write_json, write_lines
+from prx_lab.scales import SCALES
 from prx_lab.table import Table
 from tests.made_up import write_run
 

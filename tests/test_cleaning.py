@@ -21,7 +21,7 @@ from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE
 from prx_lab.run import store_of
 from prx_lab.sample import Sampler
-from prx_lab.teachers import T5GemmaText, load_text, reader
+from prx_lab.text import T5GemmaText, load_text, reader
 from prx_lab.train import Training
 
 SMALL = BASE.but(scale=TINY)

@@ -12,7 +12,7 @@ from prx_lab.recipes import PUBLISHED, RECIPES
 from prx_lab.record import name_of, run_folder
 from tests.made_up import write_run
 
-COMMANDS = ("run", "grid", "table", "sample", "export", "pretrain", "variants", "encode", "recipes", "cost", "doctor")
+COMMANDS = ("run", "grid", "table", "sample", "export", "pretrain", "variants", "encode", "recipes", "cost", "doctor", "sweep", "fidelity")
 
 
 @pytest.fixture(autouse=True)

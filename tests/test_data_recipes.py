@@ -12,9 +12,10 @@ from prx_lab.data.scenes import Scenes, composed
 from prx_lab.data.source import kind_at
 from prx_lab.errors import LabError
 from prx_lab.metrics.composition import Detection, score
-from prx_lab.recipe import SCALES, Recipe, Reference
+from prx_lab.recipe import Recipe, Reference
 from prx_lab.recipes import BASE, RECIPES
 from prx_lab.run import store_of
+from prx_lab.scales import SCALES
 
 SMALL = replace(SCALES["smoke"], images=64, eval_n=8)
 

@@ -23,11 +23,12 @@ from prx_lab.guidance import PathDrop, SelfGuidance
 from prx_lab.model import PRX
 from prx_lab.optim import EMA
 from prx_lab.precision import Precision
-from prx_lab.recipe import SCALES, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, JIT, RECIPES
 from prx_lab.record import write_json
 from prx_lab.routing import TREAD
 from prx_lab.sample import CFG, from_run
+from prx_lab.scales import SCALES
 from prx_lab.spaces import load_space
 from prx_lab.sprint import SPRINT
 

@@ -22,11 +22,12 @@ from prx_lab.errors import LabError
 from prx_lab.evaluate import bench
 from prx_lab.grid import Job
 from prx_lab.guidance import SelfGuidance
-from prx_lab.recipe import SCALES, Recipe, Scale
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import Record, run_folder, write_json
 from prx_lab.routing import TREAD
 from prx_lab.sample import CFG, from_run
+from prx_lab.scales import SCALES, Scale
 from prx_lab.train import Training
 from tests.made_up import write_run
 
@@ -251,7 +252,7 @@ def test_a_killed_grid_ends_its_run_too_and_continues(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- number and noise
-def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(recorded, tmp_path):
+def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(recorded, tmp_path, monkeypatch, capsys):
     root, jobs, _ = recorded
     run = jobs[0].recorded(root)
     found = fidelity.study(run.folder, sizes=(4, 8), batch=4)
@@ -263,9 +264,11 @@ def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(record
         assert whole["mean"] != again[metric][-1]["mean"]
     images = fidelity.drawn(from_run(run.folder), bench(jobs[0].recipe, CPU), lambda i: i % 4, 8)
     assert not np.array_equal(images[:4], images[4:])  # the captions differ
-    write_json(tmp_path / "smoke.json", found)
-    assert "4 noises" in repr(fidelity.repeated("smoke", tmp_path)) and "of it bias" in repr(fidelity.law("smoke", tmp_path))
-    assert fidelity.curve("smoke", tmp_path).figure.axes[0].lines[0].get_xdata() == pytest.approx([4, 8])
+    monkeypatch.setattr(fidelity, "study", lambda folder: found)
+    assert cli.call(["fidelity", str(run.folder)]) == 0 and capsys.readouterr().out == f"Wrote {root / 'judges' / 'smoke.json'}\n"
+    kept = root / "judges"
+    assert "4 noises" in repr(fidelity.repeated("smoke", kept)) and "of it bias" in repr(fidelity.law("smoke", kept))
+    assert fidelity.curve("smoke", kept).figure.axes[0].lines[0].get_xdata() == pytest.approx([4, 8])
     with pytest.raises(LabError, match="No study"):
         fidelity.load("gpu", tmp_path)
 

@@ -11,7 +11,7 @@ from hub import GATED, serve
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from prx_lab import components, hub, published, spaces, teachers, variants, zoo
+from prx_lab import components, hub, published, spaces, teachers, text, variants, zoo
 from prx_lab.errors import LabError
 from prx_lab.model import PRX
 from prx_lab.variants import VARIANTS
@@ -54,7 +54,7 @@ def test_every_door_says_the_same_of_a_repository_that_is_refused(answer, said, 
 
 
 def test_the_networks_beside_the_transformer_are_refused_alike(tmp_path, monkeypatch):
-    names = {"flux": spaces.load_space, "t5gemma-2b": teachers.load_text, "dinov2-s": teachers.load_vision, "dc-ae": components.vae}
+    names = {"flux": spaces.load_space, "t5gemma-2b": text.load_text, "dinov2-s": teachers.load_vision, "dc-ae": components.vae}
     with serve({}, tmp_path, monkeypatch, {zoo.REAL[name].repo: GATED for name in names}):
         for name, door in names.items():
             assert f"{zoo.REAL[name].repo} is gated: accept its conditions at" in told(lambda door=door, name=name: door(name))
@@ -133,7 +133,7 @@ def test_a_published_name_is_not_the_folder_that_bears_it(stored, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     for name in ("flux", "t5gemma-2b", NAME):
         (tmp_path / name).symlink_to(stored)
-    doors = {"flux": (spaces.load_space, components.vae), "t5gemma-2b": (teachers.load_text, components.tokenizer), NAME: DOORS}
+    doors = {"flux": (spaces.load_space, components.vae), "t5gemma-2b": (text.load_text, components.tokenizer), NAME: DOORS}
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     for name, readers in doors.items():

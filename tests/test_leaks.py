@@ -15,8 +15,8 @@ from tiny import CPU, store, tiny
 
 import prx_lab
 from prx_lab.optim import EMA
-from prx_lab.recipe import SCALES
 from prx_lab.recipes import BASE, RECIPES
+from prx_lab.scales import SCALES
 from prx_lab.train import Training
 
 PACKAGE = Path(prx_lab.__path__[0])

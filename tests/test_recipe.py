@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from prx_lab.errors import LabError
 from prx_lab.optim import EMA, AdamW
 from prx_lab.precision import Precision
-from prx_lab.recipe import SCALES, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, RECIPES, recipe
 from prx_lab.routing import TREAD
+from prx_lab.scales import SCALES
 from prx_lab.terms import REPA, FlowMatching
 
 DIFFERENCES = {  # the fields, and no other, in which each recipe differs from BASE

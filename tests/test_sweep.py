@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
-from prx_lab import grid, sweep
+from prx_lab import cli, grid, sweep
 from prx_lab.errors import LabError
 from prx_lab.evidence import change
 from prx_lab.family import noise
-from prx_lab.recipe import Recipe, Scale
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, write_json
+from prx_lab.scales import Scale
 
 SHORT = Scale("smoke", 32, "simple", 32, 4, 48, 3, 3, 2, 8, 2e-3, 8, 2, 1)
 QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
@@ -54,14 +55,12 @@ def test_what_cannot_be_swept_is_refused_in_a_sentence(folders, tmp_path):
 
 
 def test_the_command_records_what_it_swept_and_refuses_in_a_sentence(folders, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "study", lambda folder, made=sweep.study: made(folder, [1.5]))
-    sweep.main([str(folders[0])])
-    assert set(sweep.load("smoke", tmp_path / "results" / "guidance")["baseline"].seeds[0]) == {1.5, 3.0}
+    assert cli.call(["sweep", str(folders[0])]) == 0
     assert capsys.readouterr().out.startswith(f"smoke/{folders[0].parent.name}/seed0 1.5: ")
-    for wrong in ([], [str(tmp_path / "nowhere")]):
-        with pytest.raises(LabError, match=r"\.$"):
-            sweep.main(wrong)
+    assert set(sweep.load("smoke", folders[0].parents[2] / "guidance")["baseline"].seeds[0]) == {1.5, 3.0}
+    assert cli.call(["sweep", str(tmp_path / "nowhere")]) == 2 and "nowhere" in capsys.readouterr().err
+    assert cli.call(["fidelity", str(tmp_path / "nowhere")]) == 2 and "nowhere" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ reading

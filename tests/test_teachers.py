@@ -12,7 +12,8 @@ from prx_lab import published, zoo
 from prx_lab.detector import Detector, DetectorConfig, labels, peaks, place
 from prx_lab.errors import LabError
 from prx_lab.metrics.spatial import cds, lds, rmsc, srss
-from prx_lab.teachers import Judge, TimmTeacher, freeze, load_judge, load_text, load_vision, resize
+from prx_lab.teachers import Judge, TimmTeacher, freeze, load_judge, load_vision, resize
+from prx_lab.text import load_text
 
 shipped = {name: pytest.mark.skipif(name not in zoo.sizes(), reason=f"{name} is not trained yet") for name in zoo.EMBEDDED}
 

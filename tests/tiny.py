@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from prx_lab.data.store import Store
-from prx_lab.recipe import SCALES, Recipe
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, RECIPES
+from prx_lab.scales import SCALES
 
 TINY = replace(SCALES["smoke"], size=32, grid=4, width=32, depth=4, heads=2, steps=6, batch=8, images=32)
 CPU = torch.device("cpu")

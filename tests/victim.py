@@ -25,9 +25,10 @@ from prx_lab import run as experiment
 from prx_lab.data import store as data
 from prx_lab.errors import LabError
 from prx_lab.optim import EMA
-from prx_lab.recipe import Recipe, Scale
+from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, RECIPES
 from prx_lab.routing import TREAD
+from prx_lab.scales import Scale
 from prx_lab.terms import REPA
 from prx_lab.train import Training
 from tests.tiny import CPU, store

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 GROUPS = {
-    "Experiments": ["recipe", "recipes", "spec", "run", "train", "start", "checkpoint", "sample", "generic", "live"],
+    "Experiments": ["recipe", "recipes", "scales", "spec", "run", "train", "start", "checkpoint", "sample", "generic", "live"],
     "The equation": ["flow", "model", "routing", "sprint", "terms", "steps", "guidance", "optim", "muon", "precision"],
     "Data": ["data", "cleaning"],
-    "Frozen networks": ["spaces", "autoencoders", "teachers", "detector", "inception", "zoo", "published", "pretrain"],
+    "Frozen networks": ["spaces", "autoencoders", "teachers", "text", "detector", "inception", "zoo", "published", "pretrain"],
     "Evaluation": ["evaluate", "metrics", "evidence", "family", "claims", "ranks", "findings", "forest", "arrival", "fidelity", "sweep"],
     "Grids": ["grid", "siblings", "budget"],
     "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],

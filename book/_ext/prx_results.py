@@ -12,9 +12,9 @@ from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.forest import forest, ranked
 from prx_lab.layout import Line, lines
-from prx_lab.recipe import SCALES as SIZES
 from prx_lab.recipes import GLANCE
 from prx_lab.record import Record
+from prx_lab.scales import SCALES as SIZES
 from prx_lab.table import Cell, Row, Table
 
 SCALES = {"gpu": "one GPU", "cpu": "two laptop cores", "smoke": "CI, seconds"}  # the most telling first

@@ -1,4 +1,4 @@
-"""The command line: run, grid, table, sample, export, encode, pretrain, variants, recipes, cost, doctor; heavy imports stay in them."""
+"""The command line: one module for each group of commands, whose heavy imports stay inside them."""
 
 import os
 import sys

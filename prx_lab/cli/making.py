@@ -1,4 +1,4 @@
-"""Commands that make networks and records: run, grid, encode, pretrain."""
+"""Commands that make networks and records: run, grid, encode, pretrain, sweep, fidelity."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from prx_lab.cli.options import Data, Name, Root, ScaleOption, Seed, Sets, app, resolve
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, whose weights must still be there.")]
 
 
 @app.command()
@@ -131,3 +133,27 @@ def pretrain(
     from prx_lab.pretrain import pretrain as train
 
     typer.echo(f"Wrote {train(name, effort, seed, Path(out) if out else zoo.WEIGHTS)}")
+
+
+@app.command()
+def sweep(runs: Runs) -> None:
+    """Judge recorded runs again under other scales of guidance, and keep what they score there.
+
+    Example: `prx-lab sweep results/cpu/baseline-56142243/seed0`
+    """
+    from prx_lab import sweep as swept
+
+    for folder in runs:
+        told = swept.keep(folder)
+        typer.echo(f"{told['run']} " + " ".join(f"{row['scale']:g}: {row['fid']:.2f}" for row in told["rows"]))
+
+
+@app.command()
+def fidelity(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with its weights.")]) -> None:
+    """Judge a recorded run on more and more of its images, and keep what their number and their noise do to each distance.
+
+    Example: `prx-lab fidelity results/cpu/baseline-56142243/seed0`
+    """
+    from prx_lab import fidelity as study
+
+    typer.echo(f"Wrote {study.keep(run)}")

@@ -34,7 +34,8 @@ from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.record import write_json
 from prx_lab.spaces import Space, load_space
-from prx_lab.teachers import TextEncoder, look, reader
+from prx_lab.teachers import look
+from prx_lab.text import TextEncoder, reader
 
 CHUNK = 64  # samples that go through the networks at once
 PEEK = 64  # captions from which the length of all is guessed

@@ -27,7 +27,8 @@ from prx_lab.locks import FOREVER, lock_of, locked, sweep
 from prx_lab.machine import cores
 from prx_lab.progress import quiet
 from prx_lab.spaces import Space, load_space
-from prx_lab.teachers import TextEncoder, look
+from prx_lab.teachers import look
+from prx_lab.text import TextEncoder
 
 CHUNK = 256
 Arrays = dict[str, NDArray]

@@ -63,6 +63,13 @@ class Composition:
         total = self.totals[name].sum()
         return float(self.hits[name].sum() / total) if total else None
 
+    def influence(self, name: str) -> np.ndarray:
+        """What each image moves the accuracy by (n,), to first order. LabError where nothing of the kind is captioned."""
+        hits, totals, value = self.hits[name], self.totals[name], self.accuracy(name)
+        if value is None:
+            raise LabError(f"No caption says anything of the kind '{name}'.")
+        return (hits - value * totals) / totals.mean()
+
     def interval(self, name: str, resamples: int = 200, seed: int = 0) -> tuple[float, float] | None:
         """95 % percentile bootstrap over images; None when fewer than two images caption such a thing."""
         rows = np.stack([self.hits[name], self.totals[name]], axis=1)

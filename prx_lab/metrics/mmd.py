@@ -33,14 +33,18 @@ def mmd(x: np.ndarray, y: np.ndarray, sigma: float = 10.0, scale: float = 1000.0
     return scale * max(0.0, _mean(x, x, kernel) + _mean(y, y, kernel) - 2 * _mean(x, y, kernel))
 
 
-def mmd_score(x: np.ndarray, y: np.ndarray, sigma: float = 10.0, scale: float = 1000.0, level: float = 0.95) -> Score:
-    """`mmd` with an interval for its mean at this n, from the influence of each row: 2 (mean k(row, own) - mean k(row, other))."""
+def mmd_influences(x: np.ndarray, y: np.ndarray, sigma: float = 10.0, scale: float = 1000.0) -> tuple[float, np.ndarray, np.ndarray]:
+    """`mmd`, and what each row of x (n,) and of y (m,) moves it by, up to a constant: 2 (mean k(row, own) - mean k(row, other))."""
     x, y = _pair(x, y, rows=2)
     kernel = _gaussian(sigma)
-    across, back = _means(x, y, kernel), _means(y, x, kernel)
-    on_x = 2 * scale * (_means(x, x, kernel) - across)
-    on_y = 2 * scale * (_means(y, y, kernel) - back)
-    value = mmd(x, y, sigma, scale)
+    on_x = 2 * scale * (_means(x, x, kernel) - _means(x, y, kernel))
+    on_y = 2 * scale * (_means(y, y, kernel) - _means(y, x, kernel))
+    return mmd(x, y, sigma, scale), on_x, on_y
+
+
+def mmd_score(x: np.ndarray, y: np.ndarray, sigma: float = 10.0, scale: float = 1000.0, level: float = 0.95) -> Score:
+    """`mmd` with an interval for its mean at this n, from the influence of each row."""
+    value, on_x, on_y = mmd_influences(x, y, sigma, scale)
     lo, hi = influence_interval(value, on_x, on_y, level=level)
     return Score(value, lo, hi, min(len(x), len(y)))
 

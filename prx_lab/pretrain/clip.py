@@ -50,7 +50,7 @@ def config() -> dict:
 
 def run(name: str, length: float, seed: int, out: Path) -> Path:
     """Train both towers for `length` steps, measure retrieval on unseen scenes, and save; returns the folder."""
-    from prx_lab.teachers import load_text
+    from prx_lab.text import load_text
 
     torch.manual_seed(seed)
     tokenizer = load_text("lab-t5").tokenizer

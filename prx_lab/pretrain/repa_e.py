@@ -13,8 +13,8 @@ from prx_lab.data.batch import Text
 from prx_lab.flow import draw
 from prx_lab.pretrain import common, vae
 from prx_lab.pretrain.vae_report import store
-from prx_lab.recipe import SCALES
 from prx_lab.recipes import BASE
+from prx_lab.scales import SCALES
 from prx_lab.steps.repa_e import JointStep, LatentNorm
 from prx_lab.teachers import load_vision
 from prx_lab.terms import REPA

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from prx_lab import luck
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import NONE, Estimate, change
@@ -153,11 +154,17 @@ def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
 
 
 def changed(runs: Sequence[Record], base: Sequence[Record], metric: str, whole: Noise) -> Estimate:
-    """The change of a metric from the runs of one recipe to those of another over common seeds, with the `noises` of their scale."""
+    """The change of a metric from the runs of one recipe to those of another over common seeds.
+
+    Its interval has the `noises` of their scale and the luck of the images they are judged on, where that is recorded.
+    """
     if not (runs and base):
         return NONE
     ours, theirs = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
-    return change(ours, theirs, whole.between(*(part[0].folder.parent.name for part in (runs, base))))
+    images = luck.shared(runs, base, metric)
+    return change(
+        ours, theirs, whole.between(*(part[0].folder.parent.name for part in (runs, base))), 0.0 if math.isnan(images) else images
+    )
 
 
 def reach(base: tuple[Record, ...], metric: str) -> float:

@@ -7,9 +7,10 @@ from statistics import fmean
 
 import numpy as np
 
-from prx_lab import clock, fidelity
+from prx_lab import clock, fidelity, luck
 from prx_lab.arrival import at_equal_time, factor, geometric, speedup
-from prx_lab.claims import base_of, of_recipe
+from prx_lab.claims import base_of, noises, of_recipe
+from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import detectable, error, pooled_sd
 from prx_lab.family import Noise, Variance, noise
@@ -112,6 +113,43 @@ def evenness(table: Table) -> Note:
     if not known:
         raise LabError(f"No two recipes share two seeds at {table.scale} scale yet: nothing can be said about seeds.")
     return Note("\n".join(lines))
+
+
+# ------------------------------------------------------------------------------------------------- images
+def images(scale: str = "cpu", root: str | Path = "results", baseline: str = "baseline") -> Listing:
+    """How far the images move a score and a difference, beside what the luck of training does: medians over recipes judged alike.
+
+    LabError where no influences of images are recorded.
+    """
+    found, rows = records(root, scale).found, []
+    base = base_of(found, scale, baseline)
+    names = sorted({run.name for run in found if not run.borrows} - {baseline})
+    others = [runs for runs in (of_recipe(found, name, scale) for name in names) if runs and alike(runs[0], base[0])]
+    for metric in columns(QUALITY, list(base)):
+        whole, known = noises(found, scale, metric.name), []
+        for runs in others:
+            common = luck.both(runs, base, metric.name)
+            if len(common) > 1:
+                folders = (part[0].folder.parent.name for part in (runs, base))
+                seeds = len({run.seed for run in runs} & {run.seed for run in base})
+                alone = [luck.spread(side) for pair in common for side in pair]
+                paired = [luck.spread(ours.minus(theirs)) for ours, theirs in common]
+                kept = luck.shared(runs, base, metric.name)
+                known.append((fmean(alone), fmean(paired), kept, whole.between(*folders).value / seeds))
+        if known:
+            rows.append((metric.head, str(len(known)), *(factor_of(Variance(float(np.median(column)), 1)) for column in zip(*known))))
+    if not rows:
+        raise LabError(f"No influences of images are recorded at {scale} scale for two seeds of a recipe and of {baseline} yet.")
+    head = ("measure", "recipes", "images: a score", "a ratio at one seed", "a ratio over seeds", "seeds: a ratio over seeds")
+    return Listing(head, tuple(rows), head[1:], IMAGES)
+
+
+IMAGES = (
+    "One standard deviation as a factor; medians over recipes, each against the baseline.",
+    "Images: other captions, noises and real images of the same number. The luck of a single score is largely shared by runs that draw the "
+    "same captions from the same noise, and leaves their ratio; what is then different from seed to seed counts as luck of seeds.",
+    "The last two columns are independent; the intervals of the claims and forest plots hold both.",
+)
 
 
 # ---------------------------------------------------------------------------------------------- speedups

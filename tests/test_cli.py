@@ -12,7 +12,22 @@ from prx_lab.recipes import PUBLISHED, RECIPES
 from prx_lab.record import name_of, run_folder
 from tests.made_up import write_run
 
-COMMANDS = ("run", "grid", "table", "sample", "export", "pretrain", "variants", "encode", "recipes", "cost", "doctor", "sweep", "fidelity")
+COMMANDS = (
+    "run",
+    "grid",
+    "table",
+    "sample",
+    "export",
+    "pretrain",
+    "variants",
+    "encode",
+    "recipes",
+    "cost",
+    "doctor",
+    "sweep",
+    "fidelity",
+    "influences",
+)
 
 
 @pytest.fixture(autouse=True)

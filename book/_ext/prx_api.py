@@ -9,7 +9,7 @@ GROUPS = {
     "The equation": ["flow", "model", "routing", "sprint", "terms", "steps", "guidance", "optim", "muon", "precision"],
     "Data": ["data", "cleaning"],
     "Frozen networks": ["spaces", "autoencoders", "teachers", "text", "detector", "inception", "zoo", "published", "pretrain"],
-    "Evaluation": ["evaluate", "metrics", "evidence", "family", "claims", "ranks", "findings", "forest", "arrival", "fidelity", "sweep"],
+    "Evaluation": ["evaluate", "metrics", "evidence", "family", "luck", "influences", "claims", "ranks", "findings", "forest", "arrival", "fidelity", "sweep"],
     "Grids": ["grid", "siblings", "budget"],
     "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],
     "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],

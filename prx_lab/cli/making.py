@@ -1,4 +1,4 @@
-"""Commands that make networks and records: run, grid, encode, pretrain, sweep, fidelity."""
+"""Commands that make networks and records: run, grid, encode, pretrain, sweep, fidelity, influences."""
 
 from pathlib import Path
 from typing import Annotated
@@ -157,3 +157,15 @@ def fidelity(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder
     from prx_lab import fidelity as study
 
     typer.echo(f"Wrote {study.keep(run)}")
+
+
+@app.command()
+def influences(runs: Runs) -> None:
+    """Draw the images of recorded runs again, and keep by how much each moves each score: the luck of images in a difference.
+
+    Example: `prx-lab influences results/cpu/baseline-56142243/seed0`
+    """
+    from prx_lab.influences import keep
+
+    for folder in runs:
+        typer.echo(f"Wrote {keep(folder)}")

@@ -2,7 +2,8 @@
 
 Numbers of the post come from results/published.csv. Units differ (other judges, data and sizes), so changes are compared as
 shares of the baseline, ours of the part of a distance that real images do not have before the same judge. A verdict follows from the 95 %
-interval over seeds; nobody chooses it. The interval's noise is learnt from all recorded trainings of the scale (`family.noise`).
+interval; nobody chooses it. Its noise of seeds is learnt from all recorded trainings of the scale (`family.noise`), and the luck of
+the images is in it where that is recorded (`luck`).
 """
 
 import math
@@ -90,13 +91,17 @@ UNTESTABLE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim in one metric: the post's change as a share of its baseline (NaN for words), ours, and the verdict."""
+    """A claim in one metric: the post's change as a share of its baseline (NaN for words), ours, and the verdict.
+
+    `images` tells whether the luck of images is recorded and in the interval.
+    """
 
     claim: Claim
     metric: Metric
     post: float
     ours: Estimate
     verdict: str
+    images: bool
 
 
 def verdict(sign: int, post: float, ours: Estimate) -> str:
@@ -153,18 +158,16 @@ def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
     return noise(values, trained)
 
 
-def changed(runs: Sequence[Record], base: Sequence[Record], metric: str, whole: Noise) -> Estimate:
+def changed(runs: Sequence[Record], base: Sequence[Record], metric: str, whole: Noise, images: float) -> Estimate:
     """The change of a metric from the runs of one recipe to those of another over common seeds.
 
-    Its interval has the `noises` of their scale and the luck of the images they are judged on, where that is recorded.
+    Its interval has the `noises` of their scale and the variance `images` that they share (`luck.shared`), NaN where none is recorded.
     """
     if not (runs and base):
         return NONE
     ours, theirs = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
-    images = luck.shared(runs, base, metric)
-    return change(
-        ours, theirs, whole.between(*(part[0].folder.parent.name for part in (runs, base))), 0.0 if math.isnan(images) else images
-    )
+    seeds = whole.between(*(part[0].folder.parent.name for part in (runs, base)))
+    return change(ours, theirs, seeds, 0.0 if math.isnan(images) else images)
 
 
 def reach(base: tuple[Record, ...], metric: str) -> float:
@@ -183,7 +186,12 @@ def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, 
     Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
     """
     runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
-    raw, left = changed(runs, base, metric, whole), reach(base, metric)
+    return above(changed(runs, base, metric, whole, luck.shared(runs, base, metric)), base, metric)
+
+
+def above(raw: Estimate, base: tuple[Record, ...], metric: str) -> Estimate:
+    """A change as a share of what a baseline has above real images."""
+    left = reach(base, metric)
     return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
 
 
@@ -210,8 +218,10 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
         for metric in columns(claim.metrics, [run for run in found if run.scale == place]):
             post = printed(claim, metric.name, posts) if claim.sign is None else math.nan
             sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
-            ours = measured(found, claim.recipe, claim.against, metric.name, place, noise_at(place, metric.name))
-            made.append(Finding(claim, metric, post, ours, verdict(sign, post, ours)))
+            runs, base = (of_recipe(found, name, place) for name in (claim.recipe, claim.against))
+            images = luck.shared(runs, base, metric.name)
+            ours = above(changed(runs, base, metric.name, noise_at(place, metric.name), images), base, metric.name)
+            made.append(Finding(claim, metric, post, ours, verdict(sign, post, ours), math.isfinite(images)))
     return tuple(made)
 
 
@@ -252,21 +262,24 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     judged = [one.verdict.partition(":")[0] for one in made]
     counts = ", ".join(f"{judged.count(word)} {word}" for word in (REPRODUCED, NOT, UNDECIDED, MISSING) if word in judged)
     decided = sum(not math.isnan(one.ours.lo) for one in made)
+    with_images = sum(one.images for one in made if not math.isnan(one.ours.lo))
     notes = (
         f"{counted(len(made), 'measure')} of {counted(len(claims_of(recipes)), 'claim')}: {counts}.",
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval. Its noise, in log "
         "value = recipe + seed + noise, is learnt from all trainings of the scale: a recipe has its own, drawn towards the typical one as "
-        "far as recipes scatter alike (moderated t); one that scatters far more has its own alone.",
+        "far as recipes scatter alike (moderated t); one that scatters far more has its own alone. The luck of the images, as far as all "
+        f"seeds share it, is in {with_images} of {counted(decided, 'interval')}.",
         "Ours of a distance are shares of what the baseline has above real images, judged alike, as a distance on few images never falls "
-        "to zero; below −100 % is nearer than those. The floor's own noise is not in the interval, and the post's floor is not known.",
+        "to zero; below −100 % is nearer than those. The luck of that divisor, floor and baseline, is not in the interval: signs do not "
+        "depend on it, sizes do. The post's floor is not known.",
         "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
         "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family.",
     )
     if any(one.claim.sign is not None for one in made):
         notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)
     if decided:
-        luck = f"{0.05 * decided:.1f}"
-        notes += (f"Of {counted(decided, 'interval')} at 95 %, about {luck} exclude a true value by chance: one verdict alone is weak.",)
+        chance = f"{0.05 * decided:.1f}"
+        notes += (f"Of {counted(decided, 'interval')} at 95 %, about {chance} exclude a true value by chance: one verdict alone is weak.",)
     return Listing(("claim", "pair", "measure", "post", "ours", "n", "verdict"), tuple(rows), ("post", "ours", "n"), notes)
 
 

@@ -19,10 +19,11 @@ from prx_lab.data.store import cached, fingerprint, gather, images_of, text_of, 
 from prx_lab.errors import LabError
 from prx_lab.flow import noise
 from prx_lab.flow import scores as scores_of
+from prx_lab.luck import NOTHING, Influences
 from prx_lab.metrics.composition import Composition, Detection, score
 from prx_lab.metrics.features import extract, metric_features
-from prx_lab.metrics.fid import fid_score
-from prx_lab.metrics.mmd import mmd_score, unit
+from prx_lab.metrics.fid import fid_influences, fid_score
+from prx_lab.metrics.mmd import mmd_influences, mmd_score, unit
 from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, World
 from prx_lab.progress import quiet
@@ -111,16 +112,48 @@ def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, mean: Tenso
     return np.concatenate(found) if found else np.empty((0, recipe.scale.size, recipe.scale.size, 3), np.uint8)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the judges saw in generated images: features (n, E) by metric, and where there are scenes what was found of them."""
+
+    judge: Bench
+    features: dict[str, NDArray]
+    told: tuple[Composition, ...]
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """{metric: {value, lo, hi, n, ...}}."""
+        found: dict[str, dict[str, Any]] = {}
+        for metric, reference in self.judge.reference.items():
+            features = self.features[metric]
+            result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
+            found[metric] = result.to_dict() | {"judge": network(metric).name, "reference_n": len(reference)}
+        for one in self.told:
+            found |= one.to_dict()
+        return found
+
+    def influences(self) -> dict[str, Influences]:
+        """By how much each image moves the logarithm of each score that is not zero."""
+        found = {}
+        for metric, reference in self.judge.reference.items():
+            features = self.features[metric]
+            value, ours, real = fid_influences(features, reference) if metric == "fid" else mmd_influences(unit(features), unit(reference))
+            found |= {metric: Influences(ours / value, real / value)} if value else {}
+        for one in self.told:
+            value = one.accuracy("composition")
+            found |= {"composition": Influences(one.influence("composition") / value, NOTHING)} if value else {}
+        return found
+
+
+def judged(images: NDArray, judge: Bench, world: World = ALONE) -> Judged:
+    """Look at images generated for the bench's first captions, over all processes' images in order."""
+    features = {m: world.gather(extract(network(m), images) if len(images) else np.empty((0, 1))) for m in judge.reference}
+    scenes = isinstance(judge.source, Scenes)
+    return Judged(judge, features, (seen(images, judge.source, judge.recipe.reference.captions, world),) if scenes else ())
+
+
 def scores(images: NDArray, judge: Bench, world: World = ALONE) -> dict[str, dict[str, Any]]:
     """{metric: {value, lo, hi, n, ...}} of images generated for the bench's first captions, over all processes' images in order."""
-    found: dict[str, dict[str, Any]] = {}
-    for metric, reference in judge.reference.items():
-        features = world.gather(extract(network(metric), images) if len(images) else np.empty((0, 1)))
-        result = fid_score(features, reference) if metric == "fid" else mmd_score(unit(features), unit(reference))
-        found[metric] = result.to_dict() | {"judge": network(metric).name, "reference_n": len(reference)}
-    if isinstance(judge.source, Scenes):
-        found |= composition(images, judge.source, judge.recipe.reference.captions, world)
-    return found
+    return judged(images, judge, world).scores()
 
 
 def composition(images: NDArray, source: Scenes, captions: str = "long", world: World = ALONE) -> dict[str, dict[str, Any]]:

@@ -52,7 +52,8 @@ SEEN = (
     "Seen: the true difference to the baseline whose 95 % t interval over so many paired seeds excludes zero in 80 % of all repetitions; "
     "in brackets its share of the baseline's mean.",
     "Learning from all rows: an improvement as a share of the baseline, of the median row; the noise in log value = recipe + seed + "
-    "noise is each row's own, drawn towards the typical one, and has more degrees of freedom than a row alone.",
+    "noise is each row's own, drawn towards the typical one, and has more degrees of freedom than a row alone. Of seeds only: the luck of "
+    "the images comes on top of it.",
 )
 
 
@@ -132,10 +133,9 @@ def images(scale: str = "cpu", root: str | Path = "results", baseline: str = "ba
             if len(common) > 1:
                 folders = (part[0].folder.parent.name for part in (runs, base))
                 seeds = len({run.seed for run in runs} & {run.seed for run in base})
-                alone = [luck.spread(side) for pair in common for side in pair]
-                paired = [luck.spread(ours.minus(theirs)) for ours, theirs in common]
-                kept = luck.shared(runs, base, metric.name)
-                known.append((fmean(alone), fmean(paired), kept, whole.between(*folders).value / seeds))
+                alone = fmean(luck.alone(side) for pair in common for side in pair)
+                paired = fmean(luck.paired(*pair) for pair in common)
+                known.append((alone, paired, luck.shared(runs, base, metric.name), whole.between(*folders).value / seeds))
         if known:
             rows.append((metric.head, str(len(known)), *(factor_of(Variance(float(np.median(column)), 1)) for column in zip(*known))))
     if not rows:
@@ -146,8 +146,8 @@ def images(scale: str = "cpu", root: str | Path = "results", baseline: str = "ba
 
 IMAGES = (
     "One standard deviation as a factor; medians over recipes, each against the baseline.",
-    "Images: other captions, noises and real images of the same number. The luck of a single score is largely shared by runs that draw the "
-    "same captions from the same noise, and leaves their ratio; what is then different from seed to seed counts as luck of seeds.",
+    "Images: as many other scenes, that is captions, noises and real images. What they do alike to two recipes leaves the ratio of these; "
+    "what they do differently from seed to seed is part of the luck of seeds.",
     "The last two columns are independent; the intervals of the claims and forest plots hold both.",
 )
 

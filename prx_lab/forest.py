@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prx_lab import luck
 from prx_lab.claims import MANY, base_of, changed, noises, of_recipe
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
@@ -39,6 +40,7 @@ class Branch:
     name: str
     ours: Estimate
     post: float
+    images: bool  # whether the luck of images is recorded and in the interval
 
     def colour(self, metric: Metric) -> str:
         """Green or orange where the interval excludes no change, grey where it does not or has no width, and for what is timed."""
@@ -55,8 +57,9 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
     whole, made = noises(found, scale, metric), []
     for name in names:
         runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0])]
-        ours = changed(runs, base, metric, whole)
-        made += [Branch(name, ours, share(name, baseline, metric, posts))] if ours.n else []
+        images = luck.shared(runs, base, metric)
+        ours = changed(runs, base, metric, whole, images)
+        made += [Branch(name, ours, share(name, baseline, metric, posts), math.isfinite(images))] if ours.n else []
     return made
 
 
@@ -74,7 +77,8 @@ def forest(
 ) -> Plot:
     """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
-    Lines are 95 % intervals with a noise learnt from the whole scale (`evidence.noise`); an open point has one seed and no interval.
+    Lines are 95 % intervals with a noise learnt from the whole scale (`family.noise`) and with the luck of the images (`luck`), where
+    that is recorded; a row without it is named below. An open point has one seed and no interval.
     `names` stand from top to bottom; without them all that is recorded, as `ranked`. A recipe that is not recorded, or judged
     against other images or given other captions than the baseline, is left out and named below. LabError where nothing is left.
     """
@@ -86,8 +90,12 @@ def forest(
         which = f" of {', '.join(names)}" if names else ""
         raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
     missing = [name for name in names or () if name not in {one.name for one in found}]
-    absent = f"not recorded with a seed of {baseline}, or judged otherwise: {', '.join(missing)}" if missing else ""
-    below = textwrap.wrap(absent, 100 - max(len(one.name) for one in found))  # the axis begins behind the longest name
+    narrow = [one.name for one in found if one.ours.n > 1 and not one.images]
+    some = any(one.images for one in found)
+    told = {f"not recorded with a seed of {baseline}, or judged otherwise": missing}
+    told["without the luck of images"] = narrow if some or not narrow else ["all"]
+    wide = 100 - max(len(one.name) for one in found)  # the axis begins behind the longest name
+    below = [line for words, them in told.items() if them for line in textwrap.wrap(f"{words}: {', '.join(them)}", wide)]
     made, axes = figure(6.6, 0.9 + 0.24 * len(found) + 0.15 * len(below))
     with rc_context(STYLE):
         draw(axes[0, 0], found, column)

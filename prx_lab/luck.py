@@ -1,8 +1,8 @@
 """The luck of images: how much of a difference between recipes is due to the captions, noises and real images it was judged on.
 
-All runs of a scale draw the same captions from the same noise, so most luck of images is shared and leaves a difference. What is
-left of it does not shrink with seeds. `prx-lab influences RUN...` records by how much each image moves each score of a run (the
-infinitesimal jackknife); weights of runs are not shared, so the pages read the records.
+All runs of a scale draw the same scenes, those whose latents have one shape from the same noise, and share their luck as far as
+it does the same to them. What a ratio keeps of it does not shrink with seeds. A run records by how much each image moves each
+score, the infinitesimal jackknife, to first order: near the floor of a distance it is too large rather than too small.
 """
 
 import math
@@ -14,35 +14,47 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from prx_lab import record
 from prx_lab.errors import LabError
 from prx_lab.record import Record
 
-FOLDER = "images"  # beside the folders of scales
+FILE = "influences.safetensors"
 NOTHING = np.zeros(0)
 
 
 @dataclass(frozen=True)
 class Influences:
-    """By how much each generated image (n,) and each real one (m,) moves the logarithm of a score, up to a constant."""
+    """By how much each generated image (n,) and each real one (m,), none or at least n, moves the logarithm of a score.
+
+    Up to a constant, and times n and m. Generated image i was drawn from the caption of real image i.
+    """
 
     generated: NDArray
     real: NDArray
 
-    def minus(self, other: "Influences") -> "Influences":
-        """Those on the logarithm of a ratio, image by image: both runs drew the same captions from the same noise."""
-        return Influences(self.generated - other.generated, self.real - other.real)
+    @property
+    def scenes(self) -> tuple[NDArray, NDArray]:
+        """What each scene moves: the n that were drawn, by both of their images, and the m - n others (0 of them where m is 0)."""
+        n, m = len(self.generated), len(self.real)
+        return self.generated / n + (self.real[:n] / m if m else 0.0), self.real[n:] / max(m, 1)
 
 
 # ------------------------------------------------------------------------------------------------ records
-def place(folder: Path) -> Path:
-    """The file that holds the influences of a run."""
-    where = folder.resolve()
-    return where.parents[2] / FOLDER / where.parents[1].name / where.parent.name / f"{where.name}.safetensors"
+def write(folder: Path, found: Mapping[str, Influences]) -> None:
+    """Write the influences of a run into its folder, in half precision, which keeps three digits; a score too near zero has none."""
+    tensors = {}
+    for metric, one in found.items():
+        with np.errstate(over="ignore"):
+            halved = {f"{metric}.{side}": array.astype(np.float16) for side, array in vars(one).items() if len(array)}
+        tensors |= halved if all(np.isfinite(array).all() for array in halved.values()) else {}
+    record.write_bytes(folder / FILE, save(tensors))
 
 
-def read(file: Path) -> Mapping[str, Influences]:
-    """The recorded influences of a run by metric; none where the file does not exist. LabError where it is damaged."""
+def read(folder: Path) -> Mapping[str, Influences]:
+    """The recorded influences of a run by metric; none where it has none. LabError where they are damaged."""
+    file = folder / FILE
     return held(file, file.stat().st_mtime_ns) if file.exists() else {}
 
 
@@ -60,30 +72,42 @@ def held(file: Path, written: int) -> Mapping[str, Influences]:
 
 # ------------------------------------------------------------------------------------------------ differences
 def both(runs: Sequence[Record], base: Sequence[Record], metric: str) -> list[tuple[Influences, Influences]]:
-    """The recorded influences of two recipes, seed by seed, for the seeds of which both are recorded."""
-    ours, theirs = ({run.seed: read(place(run.folder)).get(metric) for run in part} for part in (runs, base))
-    return [(a, b) for seed in sorted(ours.keys() & theirs.keys()) if (a := ours[seed]) and (b := theirs[seed])]
+    """The recorded influences of two recipes, seed by seed, for the seeds of which both are recorded.
+
+    LabError where they are not of the same images.
+    """
+    ours, theirs = ({run.seed: read(run.folder).get(metric) for run in part} for part in (runs, base))
+    found = [(a, b) for seed in sorted(ours.keys() & theirs.keys()) if (a := ours[seed]) and (b := theirs[seed])]
+    if len({(len(one.generated), len(one.real)) for pair in found for one in pair}) > 1:
+        raise LabError(f"{runs[0].name} and {base[0].name} were judged on different images: a difference of them has no luck in common.")
+    return found
 
 
-def spread(one: Influences) -> float:
-    """The variance over images of the logarithm of a score, or of a ratio."""
-    return sum(common(side[None]) for side in (one.generated, one.real) if len(side))
+def alone(one: Influences) -> float:
+    """The variance over images of the logarithm of a score."""
+    return sum(common(part[None]) for part in one.scenes)
+
+
+def paired(ours: Influences, theirs: Influences) -> float:
+    """The variance over images of the logarithm of the ratio of two scores at one seed."""
+    return sum(common((a - b)[None]) for a, b in zip(ours.scenes, theirs.scenes))
 
 
 def shared(runs: Sequence[Record], base: Sequence[Record], metric: str) -> float:
     """The variance over images of the mean log ratio of two recipes, as far as all their seeds share it; NaN where none is recorded.
 
-    What an image does at one seed and not at another is part of the noise of seeds already. With d_s the difference of the
-    influences at seed s it is the mean covariance of d_s and d_s' over images, over their number; of one seed the variance
-    of d, which is too large rather than too small.
+    What an image does at one seed and not at another is part of the noise of seeds already. With d_s the difference of what
+    scenes move at seed s it is the mean covariance of d_s and d_s' over scenes, times their number, and never below 0; of one
+    seed the variance of d, which is too large rather than too small.
     """
-    found = [ours.minus(theirs) for ours, theirs in both(runs, base, metric)]
-    sides = ([one.generated for one in found], [one.real for one in found])
-    return max(0.0, sum(common(np.array(side)) for side in sides if len(side[0]))) if found else math.nan
+    found = [[a - b for a, b in zip(ours.scenes, theirs.scenes)] for ours, theirs in both(runs, base, metric)]
+    return max(0.0, sum(common(np.array(rows)) for rows in zip(*found))) if found else math.nan
 
 
 def common(rows: NDArray) -> float:
-    """The mean covariance of different rows (s, n) over n; of one row its variance over n."""
-    s, n = rows.shape
-    covariance = np.atleast_2d(np.cov(rows)) / n
+    """The mean covariance of different rows (s, k) over the k columns, times k; of one row its variance times k; 0 for less than two."""
+    s, k = rows.shape
+    if k < 2:
+        return 0.0
+    covariance = np.atleast_2d(np.cov(rows)) * k
     return float(covariance[~np.eye(s, dtype=bool)].mean()) if s > 1 else float(covariance[0, 0])

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
@@ -93,11 +92,12 @@ def pairs(metric: str, scale: str = "cpu", root: str | Path = "results") -> list
 
 
 def repeated(made: Sequence[Pair]) -> float:
-    """The mean tau-b between our own seeds, over the ablations that both have; NaN where no two seeds share four."""
+    """The mean tau-b of one of our seeds with the mean of the others, over the ablations that have two; NaN where these are below four."""
     taus = []
-    for one, other in combinations(sorted({seed for pair in made for seed in pair.seeds}), 2):
-        both = [(pair.seeds[one], pair.seeds[other]) for pair in made if {one, other} <= pair.seeds.keys()]
-        taus += [float(tau_b(*zip(*both))[0])] if len(both) >= FEWEST else []
+    for one in sorted({seed for pair in made for seed in pair.seeds}):
+        has = [pair.seeds for pair in made if one in pair.seeds and len(pair.seeds) > 1]
+        others = [fmean(change for seed, change in seeds.items() if seed != one) for seeds in has]
+        taus += [float(tau_b([seeds[one] for seeds in has], others)[0])] if len(has) >= FEWEST else []
     return fmean(taus) if taus else math.nan
 
 
@@ -110,13 +110,13 @@ def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[st
         interval = minus(f"{found.tau:+.2f} [{found.lo:+.2f}, {found.hi:+.2f}]")
         single = str(sum(len(pair.seeds) == 1 for pair in made))
         rows.append((metric.head, str(found.n), single, interval, f"{found.p:.3f}", minus(f"{own:+.2f}") if math.isfinite(own) else "–"))
-    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance", "our seeds with each other")
+    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance", "one of our seeds with the others")
     notes = (
-        "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations. Each ablation is drawn with "
-        "the luck of its runs, the post's and ours, so that luck is in the interval; it also draws tau-b towards zero.",
+        "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations. The luck in which ablations "
+        "differ, the post's and ours, is in the interval, and pulls tau-b towards zero; luck that all of them share is not in it.",
         "chance: how often shuffled ranks agree or disagree as much.",
-        "our seeds with each other: tau-b between single runs of this bench, one seed against another, averaged over the pairs of seeds. "
-        "A single run of the post can hardly agree better with us than ours do among themselves.",
+        "one of our seeds with the others: tau-b of single runs of this bench with the means of its other seeds, averaged. A rough "
+        "yardstick for how well single runs could agree: ours share images and judges, the post's do not.",
     )
     return Listing(head, tuple(rows), head[1:], notes)
 

@@ -1,6 +1,6 @@
 """Recorded runs: one folder of JSON per recipe and seed, written atomically, read back as frozen `Record`s.
 
-A folder holds recipe.json, env.json, train.jsonl, samples.png and eval.json; eval.json is written last and marks a
+A folder holds recipe.json, env.json, train.jsonl, samples.png, influences.safetensors and eval.json, which is written last and marks a
 finished run.
 """
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from prx_lab import checkpoint, parallel, record, start
+from prx_lab import checkpoint, luck, parallel, record, start
 from prx_lab.data.encoded import Encoded, is_encoded, training_part
 from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
 from prx_lab.errors import LabError
-from prx_lab.evaluate import Bench, bench, ceiling, pictures, scores
+from prx_lab.evaluate import Bench, bench, ceiling, judged, pictures, scores
 from prx_lab.locks import locked
 from prx_lab.metrics.throughput import images_per_second, peak_memory, reset_peak
 from prx_lab.parallel import ALONE, USUAL, Budget, World
@@ -117,12 +117,13 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
         if world.main:
             record.append_json(folder / "curve.jsonl", point)
     dtypes = audit(training.learner, training.optimizer, training.recipe.precision, device)
-    grid, metrics = world.gather(images[: max(0, SHOWN - shown.start)]), scores(images, judge, world)
+    grid, found = world.gather(images[: max(0, SHOWN - shown.start)]), judged(images, judge, world)
     with world.agreed():
         if world.main:
             record.write_json(folder / "env.json", record.env(dtypes, str(device)) | layout(world, budget))
             save_grid(grid, folder / "samples.png")
-            finish(folder, training, judge, metrics, curve)
+            luck.write(folder, found.influences())
+            finish(folder, training, judge, found.scores(), curve)
 
 
 def layout(world: World, budget: Budget) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prx_lab import checkpoint, record, stored
+from prx_lab import checkpoint, luck, record, stored
 from prx_lab.errors import LabError
-from prx_lab.evaluate import bench, ceiling, pictures, scores
+from prx_lab.evaluate import bench, ceiling, judged, pictures
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record
 from prx_lab.run import SHOWN, alone, finished, pick_device, save_grid
@@ -64,9 +64,11 @@ def evaluated(recipe: Recipe, seed: int, root: str | Path, sibling: Path) -> Pat
         record.write_json(folder / "env.json", own | {"trained": {"run": record.label(sibling), "env": theirs.env}})
         record.write_lines(folder / "train.jsonl", theirs.train)
         save_grid(images[:SHOWN], folder / "samples.png")
+        found = judged(images, judge)
+        luck.write(folder, found.influences())
         shared = {key: theirs.eval[key] for key in ("throughput", "parameters") if key in theirs.eval}
         captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.reference.captions)
-        found = {"n": judge.n, "seed": seed, "metrics": scores(images, judge), "ceiling": ceiling(judge), **shared, "curve": []}
-        record.write_json(folder / "eval.json", found | {"captions": captions})
+        told = {"n": judge.n, "seed": seed, "metrics": found.scores(), "ceiling": ceiling(judge), **shared, "curve": []}
+        record.write_json(folder / "eval.json", told | {"captions": captions})
         (folder / "curve.jsonl").unlink(missing_ok=True)  # of a run that was stopped here: with it this one would never count as finished
     return folder

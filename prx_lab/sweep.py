@@ -162,8 +162,8 @@ def ranking(scale: str = "cpu", baseline: str = "baseline", folder: str | Path =
     notes = (
         f"Scales of guidance: {swept}; best: of these, the one with the lowest mean lab-FID. n: seeds.",
         f"Ratio: over {baseline}, each at the scale in question, seeds in common, 95 % t interval with a noise learnt from all swept "
-        "networks; one seed has no interval. The choice of the lowest of several flatters every recipe, and a noisy one most. "
-        "A best at either end of the scales may lie beyond.",
+        "networks; the luck of images is not in it, and one seed has no interval. The choice of the lowest of several flatters every "
+        "recipe, and a noisy one most. A best at either end of the scales may lie beyond.",
     )
     return Listing(head, tuple(rows), head[1:], notes)
 

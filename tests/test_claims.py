@@ -154,11 +154,11 @@ def test_ranks_of_equal_order_agree(root):
     assert row[1:3] == ("6", "0") and row[3].startswith(f"{known:+.2f} [")
 
 
-def test_our_seeds_rank_alike_as_far_as_their_luck_lets_them(root):
+def test_one_of_our_seeds_ranks_as_the_others_do_as_far_as_luck_lets_it(root):
     made = ranks.pairs("fid", root=root)
-    columns = [[pair.seeds[seed] for pair in made] for seed in range(3)]
-    known = [stats.kendalltau(columns[a], columns[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
-    assert ranks.repeated(made) == pytest.approx(sum(known) / 3)
+    changes = np.array([[pair.seeds[seed] for seed in range(3)] for pair in made])
+    known = [stats.kendalltau(changes[:, one], np.delete(changes, one, 1).mean(1)).statistic for one in range(3)]
+    assert ranks.repeated(made) == pytest.approx(sum(known) / 3) and min(known) < 1
     assert ranks.ranks(root=root, metrics=["fid"]).rows[0][-1] == f"{sum(known) / 3:+.2f}"
     assert math.isnan(ranks.repeated(made[:3])) and math.isnan(ranks.repeated([replace(pair, seeds={0: 1.0}) for pair in made]))
     same = [replace(pair, seeds=dict.fromkeys(range(2), pair.ours)) for pair in made]
@@ -175,7 +175,7 @@ def test_rows_with_one_seed_are_counted_and_open_and_no_other_scale_is_among_the
     assert only.recipe == "jit-tread" and only.post == pytest.approx(14.1 / 17.42 - 1)
     assert only.ours == pytest.approx(-0.5) and only.seeds == {0: pytest.approx(-0.5)}
     shown = ranks.ranks(root=root, metrics=["fid"])
-    assert shown.rows[0][1:3] == ("7", "1") and "with the luck of its runs" in repr(shown)
+    assert shown.rows[0][1:3] == ("7", "1") and "luck in which ablations" in repr(shown)
     points = [line for line in ranks.scatter(root=root).figure.axes[0].lines if line.get_marker() == "o"]
     assert sorted(point.get_fillstyle() for point in points) == ["full"] * 6 + ["none"]
 

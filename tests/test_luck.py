@@ -1,42 +1,72 @@
-"""The luck of images: influences are those of the recorded intervals, and an interval with it covers other images too."""
+"""The luck of images: influences are derivatives, what seeds share of them is told from the rest, and intervals with it cover."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from scipy import stats
 
 from prx_lab import claims, cli, findings, grid, luck
 from prx_lab.errors import LabError
 from prx_lab.evidence import change
-from prx_lab.family import Variance
+from prx_lab.family import Variance, noise
+from prx_lab.forest import forest
+from prx_lab.luck import Influences
 from prx_lab.metrics.composition import Composition
 from prx_lab.metrics.fid import fid, fid_influences
 from prx_lab.metrics.mmd import mmd, mmd_influences
 from prx_lab.recipes import RECIPES
-from prx_lab.record import Record, records
+from prx_lab.record import Record, records, write_json
 from prx_lab.scales import Scale
 from tests.made_up import write_run
 
 SMALL = Scale("smoke", 32, "simple", 32, 4, 48, 3, 3, 2, 8, 2e-3, 8, 2, 1)
-NORMAL = 1.959964
+NORMAL = float(stats.norm.ppf(0.975))
 
 
 # ------------------------------------------------------------------------------------------------ recording
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = grid.one(RECIPES["baseline"].but(scale=SMALL), 0, tmp_path_factory.mktemp("results"))
-    assert cli.call(["influences", str(folder)]) == 0
-    return folder
+def runs(tmp_path_factory):
+    """A trained run, and one with another scale of guidance that was judged with its weights."""
+    root = tmp_path_factory.mktemp("results")
+    return [grid.one(RECIPES[name].but(scale=SMALL), 0, root) for name in ("baseline", "half-guidance")]
 
 
-def test_the_spread_is_that_of_the_recorded_interval(run):
-    """The oracle is the interval over images that the run was recorded with."""
-    found, told = luck.read(luck.place(run)), Record.load(run).eval["metrics"]
-    assert set(found) >= {"fid", "cmmd", "dino_mmd"}
-    for metric in ("fid", "cmmd", "dino_mmd"):
-        half = (told[metric]["hi"] - told[metric]["value"]) / told[metric]["value"]
-        assert NORMAL * math.sqrt(luck.spread(found[metric])) == pytest.approx(half, rel=2e-3)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_keeps_the_influences_of_its_images_and_gets_them_again_from_its_weights(runs, place, tmp_path):
+    """What is drawn again is what was drawn; of the record's interval, which takes the two sets as independent, it has the width."""
+    first, told = luck.read(runs[place]), Record.load(runs[place]).eval["metrics"]
+    assert {"fid", "cmmd", "dino_mmd"} <= set(first)
+    (runs[place] / luck.FILE).rename(tmp_path / luck.FILE)
+    assert cli.call(["influences", str(runs[place])]) == 0
+    again = luck.read(runs[place])
+    for metric, one in first.items():
+        assert np.allclose(one.generated, again[metric].generated, rtol=1e-2, atol=1e-2 * one.generated.std())
+        if len(one.real):
+            variance = one.generated.var(ddof=1) / len(one.generated) + one.real.var(ddof=1) / len(one.real)
+            half = (told[metric]["hi"] - told[metric]["value"]) / told[metric]["value"]
+            assert NORMAL * math.sqrt(variance) == pytest.approx(half, rel=2e-3)
+
+
+def test_what_cannot_be_drawn_again_or_read_is_told_in_a_sentence(runs, tmp_path, capsys):
+    folder = write_run(tmp_path, "baseline", 0, 2.0)
+    assert luck.read(folder) == {}
+    assert cli.call(["influences", str(folder)]) == 2 and capsys.readouterr().err.strip().endswith(".")
+    (folder / luck.FILE).write_text("no tensors")
+    with pytest.raises(LabError, match="delete it and record it again"):
+        luck.read(folder)
+    other = tmp_path / "smoke" / runs[0].parent.name / "seed0"
+    shutil.copytree(runs[0], other)
+    changed = Record.load(other).eval
+    changed["metrics"]["fid"]["value"] *= 1.2
+    write_json(other / "eval.json", changed)
+    assert cli.call(["influences", str(other)]) == 2 and "its images drawn again have" in capsys.readouterr().err
+
+
+def test_influences_that_half_precision_does_not_hold_are_not_kept(tmp_path):
+    luck.write(tmp_path, {"fid": Influences(np.array([1.0, 2.0]), np.array([1e9, 2.0])), "cmmd": Influences(np.arange(2.0), luck.NOTHING)})
+    assert set(luck.read(tmp_path)) == {"cmmd"}
 
 
 @pytest.mark.parametrize("influences, distance", [(fid_influences, fid), (mmd_influences, mmd)])
@@ -62,57 +92,59 @@ def test_the_influence_on_an_accuracy_is_that_of_a_ratio():
         Composition({"composition": hits * 0}, {"composition": totals * 0}, np.zeros(4), {}).influence("composition")
 
 
-def test_what_cannot_be_drawn_or_read_is_told_in_a_sentence(run, tmp_path, capsys):
-    folder = write_run(tmp_path, "baseline", 0, 2.0)
-    assert luck.read(luck.place(folder)) == {}
-    assert cli.call(["influences", str(folder)]) == 2 and capsys.readouterr().err.strip().endswith(".")
-    luck.place(folder).parent.mkdir(parents=True)
-    luck.place(folder).write_text("no tensors")
-    with pytest.raises(LabError, match="delete it and record it again"):
-        luck.read(luck.place(folder))
-
-
 # ------------------------------------------------------------------------------------------------ differences
-def write_influences(folder, **rows):
-    luck.place(folder).parent.mkdir(parents=True, exist_ok=True)
-    save_file({name.replace("_", "."): np.asarray(row, np.float16) for name, row in rows.items()}, luck.place(folder))
-
-
 def test_what_seeds_share_is_told_from_what_they_do_not(tmp_path):
-    """Of a difference of variance 1 + 4 over images, each seed shares the part of variance 1; the real images are the same for all."""
+    """Of a difference of variance 1 + 4 over images the seeds share the part of 1; and all real images move the two recipes differently."""
     rng, n, m = np.random.default_rng(0), 40_000, 80_000
     kept, real = rng.normal(0, 1, n), rng.normal(0, 3, m)
     runs, base = [], []
     for seed in range(2):
         own = rng.normal(0, 1, n)
-        theirs = write_run(tmp_path, "baseline", seed, 2.0)
-        ours = write_run(tmp_path, "repa", seed, 1.0)
-        write_influences(theirs, fid_generated=own, fid_real=real)
-        write_influences(ours, fid_generated=own + kept + rng.normal(0, 2, n), fid_real=real / 3)
+        theirs, ours = write_run(tmp_path, "baseline", seed, 2.0), write_run(tmp_path, "repa", seed, 1.0)
+        luck.write(theirs, {"fid": Influences(own, real)})
+        luck.write(ours, {"fid": Influences(own + kept + rng.normal(0, 2, n), real / 3)})
         runs, base = [*runs, Record.load(ours)], [*base, Record.load(theirs)]
     expected = 1 / n + 4 / m
     assert luck.shared(runs, base, "fid") == pytest.approx(expected, rel=0.05)
     assert luck.shared(runs[:1], base, "fid") == pytest.approx(expected + 4 / n, rel=0.05)
-    assert luck.spread(luck.both(runs, base, "fid")[0][1]) == pytest.approx(1 / n + 9 / m, rel=0.05)
+    ours, theirs = luck.both(runs, base, "fid")[0]
+    assert luck.alone(theirs) == pytest.approx(1 / n + 9 / m, rel=0.05)
+    assert luck.paired(ours, theirs) == pytest.approx(expected + 4 / n, rel=0.05)
     assert math.isnan(luck.shared(runs, base, "cmmd")) and math.isnan(luck.shared(runs[:1], base[1:], "fid"))
+    luck.write(runs[0].folder, {"fid": Influences(kept[:7], real)})
+    with pytest.raises(LabError, match="repa and baseline were judged on different images"):
+        luck.shared(runs, base, "fid")
 
 
-def judged_once(rng, seeds=3, n=60):
-    """Log ratios, 0.3 and luck: of training, of an image at one seed and of an image at all; and what `common` says of the last."""
-    kept, own = rng.normal(0, 1, n), rng.normal(0, 0.7, (seeds, n))
-    values = 0.3 + kept.mean() + own.mean(1) + rng.normal(0, 0.1, seeds)
-    return dict(enumerate(np.exp(values).tolist())), luck.common(kept + own)
+def test_a_scene_moves_a_score_by_both_of_its_images():
+    """A caption's two images pull a distance in opposite directions: the mean distance of made-up one-dimensional sets is the oracle."""
+    rng, n, m = np.random.default_rng(0), 50, 200
+    gaps, variances = [], []
+    for _ in range(2000):
+        real = rng.normal(0, 1, m)
+        generated = 0.8 * real[:n] + rng.normal(0.5, 0.6, n)
+        gaps.append(generated.mean() - real.mean())
+        variances.append(luck.alone(Influences(generated, -real)))
+    assert np.mean(variances) == pytest.approx(np.var(gaps), rel=0.08)
+    assert np.var(gaps) < 0.8 * (1 / n + 1 / m)  # what two independent sets would have
 
 
-def test_an_interval_with_the_luck_of_images_covers_other_images():
-    rng, trials, hits, narrow = np.random.default_rng(1), 600, 0, 0
+def boards(rng, trials, recipes=6, seeds=3, n=80):
+    """Log scores of recipes on scenes that all seeds share: training, a scene for a recipe, and a scene for a recipe at one seed."""
     for _ in range(trials):
-        ratios, images = judged_once(rng)
-        noise = Variance(0.1**2 + 0.7**2 / 60, 60)  # what seeds differ by: training, and what each does with an image alone
-        base = dict.fromkeys(ratios, 1.0)
-        with_images, without = change(ratios, base, noise, max(images, 0.0)), change(ratios, base, noise)
-        hits += with_images.lo <= math.expm1(0.3) <= with_images.hi
-        narrow += without.lo <= math.expm1(0.3) <= without.hi
+        kept, own = rng.normal(0, 1, (recipes, 1, n)), rng.normal(0, 0.7, (recipes, seeds, n))
+        logs = (kept + own).mean(2) + rng.normal(0, 0.1, (recipes, seeds)) + rng.normal(0, 0.3, seeds)
+        logs[1] += 0.3
+        yield {f"r{i}": dict(enumerate(np.exp(row).tolist())) for i, row in enumerate(logs)}, (kept + own)[1] - (kept + own)[0]
+
+
+def test_an_interval_with_the_luck_of_images_covers_other_images_and_seeds():
+    trials, hits, narrow = 400, 0, 0
+    for board, moved in boards(np.random.default_rng(1), trials):
+        images, seeds = luck.common(moved / moved.shape[1]), noise(board).between("r1", "r0")
+        whole, part = (change(board["r1"], board["r0"], seeds, more) for more in (max(images, 0.0), 0.0))
+        hits += whole.lo <= math.expm1(0.3) <= whole.hi
+        narrow += part.lo <= math.expm1(0.3) <= part.hi
     assert abs(hits / trials - 0.95) < 3.5 * math.sqrt(0.95 * 0.05 / trials) and narrow / trials < 0.85
 
 
@@ -122,21 +154,36 @@ def test_a_variance_that_is_known_lends_its_freedom():
     assert Variance(0.0, 3.0).plus(1.0) == Variance(1.0, math.inf)
 
 
-def test_claims_hold_the_luck_of_images_and_the_table_of_both_says_how_large(tmp_path):
+# ------------------------------------------------------------------------------------------------ showing
+@pytest.fixture
+def board(tmp_path):
     rng = np.random.default_rng(0)
     for seed, luck_of_seed in enumerate((1.0, 1.1, 0.9)):
         for name, factor in {"baseline": 1.0, "repa": 0.9, "muon": 0.8, "tread": 1.2}.items():
             write_run(tmp_path, name, seed, 20.0 * luck_of_seed * factor * (1 + 0.03 * rng.normal()))
-    whole = lambda: claims.noises(records(tmp_path).found, "cpu", "fid")  # noqa: E731
-    width = lambda: (one := claims.measured(records(tmp_path).found, "muon", "baseline", "fid", "cpu", whole())).hi - one.lo  # noqa: E731
-    before = width()
+    return tmp_path
+
+
+def test_claims_and_figures_hold_the_luck_of_images_and_tell_where_it_is(board):
+    one = lambda: next(f for f in claims.findings(root=board) if f.claim.recipe == "muon" and f.metric.name == "fid")  # noqa: E731
+    drawn = lambda: forest(("muon", "repa"), root=board).figure.axes[0]  # noqa: E731
+    before = one()
+    assert not before.images and "is in 0 of" in repr(claims.table(root=board))
+    assert "without the luck of images: all" in drawn().get_xlabel()
     with pytest.raises(LabError, match="No influences of images"):
-        findings.images(root=tmp_path)
-    kept = {name: rng.normal(0, 2, 512) for name in ("baseline", "muon")}
-    for name, influence in kept.items():
-        for folder in tmp_path.glob(f"cpu/{name}-*/seed*"):
-            write_influences(folder, fid_generated=influence, fid_real=np.zeros(2048))
-    assert width() > 1.5 * before
-    row = findings.images(root=tmp_path).rows[0]
-    expected = math.exp(math.sqrt(np.var(kept["muon"] - kept["baseline"], ddof=1) / 512))
-    assert row[:2] == ("lab-FID ↓", "1") and row[3] == row[4] == f"× {expected:.2f}"
+        findings.images(root=board)
+    rng, n, m = np.random.default_rng(1), 512, 2048
+    kept = rng.normal(0, 2, n)
+    for name, own in (("baseline", 0.0), ("muon", 1.0)):
+        for folder in board.glob(f"cpu/{name}-*/seed*"):
+            luck.write(folder, {"fid": Influences(own * (kept + rng.normal(0, 2, n)), np.zeros(m))})
+    after = one()
+    assert after.images and after.ours.hi - after.ours.lo > 1.5 * (before.ours.hi - before.ours.lo)
+    assert "is in 1 of" in repr(claims.table(root=board))
+    assert "without the luck of images: repa" in drawn().get_xlabel()
+    row = findings.images(root=board).rows[0]
+    shown = [float(text.removeprefix("× ")) for text in row[2:]]
+    assert row[:2] == ("lab-FID ↓", "1") and shown[1] == pytest.approx(math.exp(math.sqrt(8 / n)), abs=0.02)
+    assert shown[2] == pytest.approx(math.exp(2 / math.sqrt(n)), abs=0.02) and shown[2] < shown[1]
+    whole = claims.noises(records(board).found, "cpu", "fid").between(*(next(board.glob(f"cpu/{x}-*")).name for x in ("muon", "baseline")))
+    assert row[5] == f"× {math.exp(math.sqrt(whole.value / 3)):.2f}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from prx_lab import luck
 from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import NONE, Estimate, change
+from prx_lab.evidence import NONE, Estimate, change, shares
 from prx_lab.family import Noise, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
@@ -198,7 +198,7 @@ def above(raw: Estimate, base: tuple[Record, ...], metric: str) -> Estimate:
 def seed_by_seed(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> dict[int, float]:
     """{seed: the change from one recipe to the other, as a share of the latter} for every seed that both have."""
     ours, base = ({run.seed: run.metric(metric) for run in of_recipe(found, name, scale)} for name in (recipe, against))
-    return {seed: ours[seed] / base[seed] - 1 for seed in sorted(ours.keys() & base.keys()) if base[seed] > 0}
+    return shares(ours, base)
 
 
 def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:

@@ -39,11 +39,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(found.n, found.mean, math.nan if found.lo is None else found.lo, math.nan if found.hi is None else found.hi)
 
 
-def shares(ours: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
-    """ours / base - 1 for every seed that both have, both finite and the baseline's above zero."""
-    common = (seed for seed in sorted(ours.keys() & base.keys()) if base[seed] > 0)
-    found = (ours[seed] / base[seed] - 1 for seed in common)
-    return [value for value in found if math.isfinite(value)]
+def shares(ours: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
+    """{seed: ours / base - 1} for every seed that both have, both finite and the baseline's above zero."""
+    found = {seed: ours[seed] / base[seed] - 1 for seed in sorted(ours.keys() & base.keys()) if base[seed] > 0}
+    return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
 
 def change(ours: Mapping[int, float], base: Mapping[int, float], found: Variance, images: float = 0.0) -> Estimate:
@@ -54,7 +53,7 @@ def change(ours: Mapping[int, float], base: Mapping[int, float], found: Variance
     of the recipe could not be told apart by anybody who looks at that row. A value without a logarithm, zero or below, is left
     out and does not count in n.
     """
-    ratios = [math.log(1 + share) for share in shares(ours, base) if share > -1]
+    ratios = [math.log(1 + share) for share in shares(ours, base).values() if share > -1]
     if not ratios:
         return NONE
     n, mean = len(ratios), sum(ratios) / len(ratios)

@@ -162,7 +162,7 @@ def test_one_seed_has_a_change_and_no_interval():
 
 
 def test_shares_and_estimates_leave_out_what_has_no_pair():
-    assert shares({0: 3.0, 1: math.inf, 2: 4.0, 3: 1.0}, {0: 2.0, 1: 2.0, 3: 0.0, 4: 1.0}) == [0.5]
+    assert shares({0: 3.0, 1: math.inf, 2: 4.0, 3: 1.0}, {0: 2.0, 1: 2.0, 3: 0.0, 4: 1.0}) == {0: 0.5}
     assert estimate([]).n == 0 and math.isnan(estimate([1.0]).lo)
     assert (estimate([1.0, 3.0]).lo + estimate([1.0, 3.0]).hi) / 2 == pytest.approx(2.0)
 

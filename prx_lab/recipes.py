@@ -22,6 +22,7 @@ BASE = Recipe(scale=SCALES["smoke"])
 GUIDED = BASE.but(rule=GuidanceDistillation(BASE.guidance), guidance=CFG(1.0))  # phases of a distillation
 SIXTEEN = GUIDED.but(rule=ProgressiveDistillation(16), time=Uniform())
 EIGHT = GUIDED.but(rule=ProgressiveDistillation(8), time=Uniform())
+FASTER = BASE.but(optim=AdamW(lr_scale=2.0))
 JIT = BASE.but(space="pixels", predict="x", bottleneck=32, time=LogitNormal(mean=0.8, std=0.8, uniform=0.0))
 SHORT, CAMERA, POLISHED = Reference(captions="short"), Reference(style="photo"), Reference(style="polished")
 MIXED = BASE.then(0.8, BASE.but(captions="mixed"))
@@ -106,8 +107,11 @@ RECIPES: dict[str, Recipe] = {
     "muon-high-lr": BASE.but(optim=Muon(lr_scale=2.0)),
     "muon-higher-lr": BASE.but(optim=Muon(lr_scale=4.0)),
     "low-lr": BASE.but(optim=AdamW(lr_scale=0.5)),
-    "high-lr": BASE.but(optim=AdamW(lr_scale=2.0)),
+    "high-lr": FASTER,
     "higher-lr": BASE.but(optim=AdamW(lr_scale=4.0)),
+    "repa-high-lr": FASTER.plus(REPA(teacher="lab-dino")),  # does a verdict hold beside a baseline with a better rate?
+    "x-pred-high-lr": FASTER.but(predict="x"),
+    "tread-high-lr": FASTER.but(router=TREAD()),
     "bf16": BASE.but(precision=Precision("bf16", "bf16")),
     "fp32": BASE.but(precision=Precision("fp32", "fp32")),
     "ema": BASE.but(ema=EMA(0.999)),

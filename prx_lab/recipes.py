@@ -66,6 +66,8 @@ RECIPES: dict[str, Recipe] = {
     "jit-lpips": JIT.plus(LPIPS()),
     "jit-pdino": JIT.plus(PerceptualDINO()),
     "jit-v": JIT.but(predict="v"),
+    "jit-no-bottleneck": JIT.but(bottleneck=0),
+    "jit-v-no-bottleneck": JIT.but(predict="v", bottleneck=0),  # sees all the noise that its width can carry
     "jit-prx": JIT.but(time=LogitNormal(shift=3.0), shift=3.0),
     # routing
     "tread": BASE.but(router=TREAD()),

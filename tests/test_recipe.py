@@ -45,6 +45,8 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "jit-lpips": {"space", "predict", "bottleneck", "time", "terms[1]"},
     "jit-pdino": {"space", "predict", "bottleneck", "time", "terms[1]"},
     "jit-v": {"space", "bottleneck", "time"},
+    "jit-no-bottleneck": {"space", "predict", "time"},
+    "jit-v-no-bottleneck": {"space", "time"},
     "jit-prx": {"space", "predict", "bottleneck", "time", "shift"},
     # routing
     "tread": {"router"},

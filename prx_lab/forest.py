@@ -29,6 +29,8 @@ TICKS = (  # that row of which most lie on the axis, and no more than ROOM, none
     (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6),
     (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4),
 )
+UNDECIDED = "undecided"
+COLOUR = {"better": BETTER, "worse": WORSE, UNDECIDED: GREY}
 ROOM, APART = 6, 0.1  # ticks, and the share of the axis between two of them
 NARROWEST = (0.8, 1.25)  # an axis shows at least this much, or one point would look like a large effect
 
@@ -42,12 +44,12 @@ class Branch:
     post: float
     images: bool  # whether the luck of images is recorded and in the interval
 
-    def colour(self, metric: Metric) -> str:
-        """Green or orange where the interval excludes no change, grey where it does not or has no width, and for what is timed."""
+    def verdict(self, metric: Metric) -> str:
+        """`better` or `worse` where the interval excludes no change; `undecided` where it does not or has no width, and of what is timed."""
         if metric.timed or math.isclose(self.ours.lo, self.ours.hi):
-            return GREY
+            return UNDECIDED
         sign = (self.ours.lo > 0) - (self.ours.hi < 0)
-        return GREY if not sign else BETTER if (sign < 0) == metric.lower else WORSE
+        return UNDECIDED if not sign else "better" if (sign < 0) == metric.lower else "worse"
 
 
 def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path) -> list[Branch]:
@@ -61,6 +63,14 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
         ours = changed(runs, base, metric, whole, images)
         made += [Branch(name, ours, share(name, baseline, metric, posts), math.isfinite(images))] if ours.n else []
     return made
+
+
+def verdicts(
+    names: Sequence[str], metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
+) -> dict[str, str]:
+    """{recipe: `better`, `worse` or `undecided`} by the intervals that `forest` draws; recipes that it leaves out are left out."""
+    (column,) = columns([metric], list(records(root, scale)))
+    return {one.name: one.verdict(column) for one in branches(metric, names, scale, baseline, root)}
 
 
 def ranked(
@@ -109,7 +119,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     """The points, intervals and axes of a forest plot, the first branch on top."""
     axis.axvline(1, color=GREY, lw=1)
     for place, one in enumerate(found):
-        colour = one.colour(metric)
+        colour = COLOUR[one.verdict(metric)]
         if not math.isnan(one.ours.lo):
             axis.plot([1 + one.ours.lo, 1 + one.ours.hi], [place, place], color=colour, lw=2)
         axis.plot(1 + one.ours.mean, place, "o", color=colour, fillstyle="none" if one.ours.n == 1 else "full")

@@ -108,9 +108,11 @@ RECIPES: dict[str, Recipe] = {
     "muon-low-lr": BASE.but(optim=Muon(lr_scale=0.5)),
     "muon-high-lr": BASE.but(optim=Muon(lr_scale=2.0)),
     "muon-higher-lr": BASE.but(optim=Muon(lr_scale=4.0)),
+    "muon-highest-lr": BASE.but(optim=Muon(lr_scale=8.0)),
     "low-lr": BASE.but(optim=AdamW(lr_scale=0.5)),
     "high-lr": FASTER,
     "higher-lr": BASE.but(optim=AdamW(lr_scale=4.0)),
+    "highest-lr": BASE.but(optim=AdamW(lr_scale=8.0)),
     "repa-high-lr": FASTER.plus(REPA(teacher="lab-dino")),  # does a verdict hold beside a baseline with a better rate?
     "x-pred-high-lr": FASTER.but(predict="x"),
     "tread-high-lr": FASTER.but(router=TREAD()),

@@ -10,7 +10,7 @@ from prx_lab.claims import noises
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.evidence import change
-from prx_lab.forest import BETTER, POST, WORSE, branches, forest, ranked
+from prx_lab.forest import BETTER, POST, WORSE, branches, forest, ranked, verdicts
 from prx_lab.record import records, write_json
 from prx_lab.show import GREY
 from tests.made_up import write_run
@@ -59,13 +59,14 @@ def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
     assert list(line.get_xdata()) == pytest.approx([1 + one.ours.lo, 1 + one.ours.hi])
 
 
-def test_colours_follow_intervals_and_the_direction_of_the_metric(root):
-    fid = {b.name: b.colour(METRICS["fid"]) for b in branches("fid", ranked(root=root), "cpu", "baseline", root)}
-    assert fid == {"muon": BETTER, "tread": WORSE, "repa": GREY, "flux2": GREY}
+def test_verdicts_and_colours_follow_intervals_and_the_direction_of_the_metric(root):
+    assert verdicts((*ranked(root=root), "sprint"), root=root) == {
+        "muon": "better", "tread": "worse", "repa": "undecided", "flux2": "undecided",
+    }  # fmt: skip
     lines = [line for line in forest(root=root).figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [line.get_color() for line in lines if line.get_label() != "here"] == [BETTER, GREY, GREY, WORSE]  # from top to bottom
-    right = {b.name: b.colour(METRICS["composition"]) for b in branches("composition", ranked(root=root), "cpu", "baseline", root)}
-    assert right["muon"] == BETTER and right["tread"] == WORSE  # a share of right answers, made up as 1 / FID
+    right = verdicts(("muon", "tread"), "composition", root=root)
+    assert right == {"muon": "better", "tread": "worse"}  # a share of right answers, made up as 1 / FID
 
 
 def test_the_posts_change_stands_beside_where_it_printed_one(root):
@@ -118,10 +119,10 @@ def test_a_recipe_that_is_not_recorded_is_named_below(root):
     assert below[0].endswith(f"judged otherwise: sprint, camera\n{luck}") and below[1:] == [luck, luck]
 
 
-def test_what_is_timed_or_has_no_width_gets_no_colour(root):
+def test_what_is_timed_or_has_no_width_gets_no_verdict(root):
     one = branches("fid", ("muon",), "cpu", "baseline", root)[0]
-    assert one.colour(METRICS["fid"]) == BETTER and one.colour(METRICS["seconds_to_baseline"]) == GREY
-    assert replace(one, ours=replace(one.ours, lo=-0.5, hi=-0.5)).colour(METRICS["fid"]) == GREY
+    assert one.verdict(METRICS["fid"]) == "better" and one.verdict(METRICS["seconds_to_baseline"]) == "undecided"
+    assert replace(one, ours=replace(one.ours, lo=-0.5, hi=-0.5)).verdict(METRICS["fid"]) == "undecided"
 
 
 def test_what_is_not_recorded_is_said(root, tmp_path_factory):

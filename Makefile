@@ -1,4 +1,4 @@
-# run: try the whole bench in a minute or two · test: everything CI checks · lab: the notebooks, live · book: the pages
+# run: try the whole bench in a few minutes · test: everything CI checks · lab: the notebooks, live · book: the pages
 BIN := .venv/bin
 UV := .tools/bin/uv
 BOOK := book/_build/html/index.html

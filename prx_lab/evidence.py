@@ -68,11 +68,15 @@ def error(found: Variance, n: int) -> float:
 
 
 # ------------------------------------------------------------------------------------------- what could be seen
-def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
-    """The standard deviation within groups, pooled over them by degrees of freedom; NaN where no group has two values."""
+def typical_sd(groups: Sequence[Sequence[float]]) -> float:
+    """The standard deviation within the median group; NaN where no group has two values.
+
+    A sum of squares over the median that chance gives it at its size estimates a variance without a bias of its median. A mean
+    would be that of the few groups that scatter most.
+    """
     sized = [np.asarray(g, dtype=float) for g in groups if len(g) > 1]
-    freedom = sum(len(g) - 1 for g in sized)
-    return math.sqrt(sum(float(((g - g.mean()) ** 2).sum()) for g in sized) / freedom) if freedom else math.nan
+    found = [float(((g - g.mean()) ** 2).sum()) / stats.chi2.ppf(0.5, len(g) - 1) for g in sized]
+    return math.sqrt(float(np.median(found))) if found else math.nan
 
 
 def power(shift: float, freedom: float, level: float = LEVEL) -> float:

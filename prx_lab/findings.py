@@ -12,7 +12,7 @@ from prx_lab.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.claims import base_of, noises, of_recipe
 from prx_lab.columns import columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import detectable, error, pooled_sd
+from prx_lab.evidence import detectable, error, typical_sd
 from prx_lab.family import Noise, Variance, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
@@ -26,12 +26,12 @@ HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narr
 
 
 def detectables(table: Table) -> Listing:
-    """For each metric of a table: the paired standard deviation over seeds, and the difference that its rows could see."""
+    """For each metric of a table: the paired standard deviation over seeds of its median row, and the difference it could see."""
     rows, others = [], [row for row in table.rows if not row.is_baseline]
     counts = sorted({len(cell.common) for row in others for cell in row.cells.values()} - {0, 1})
     for metric in table.metrics:
         cells = [row.cells[metric.name] for row in others]
-        sd = pooled_sd([[c.values[s] - c.base[s] for s in c.common] for c in cells])
+        sd = typical_sd([[c.values[s] - c.base[s] for s in c.common] for c in cells])
         if math.isnan(sd):
             continue
         base = next(row.cells[metric.name].mean for row in table.rows if row.is_baseline)
@@ -50,7 +50,8 @@ def detectables(table: Table) -> Listing:
 
 SEEN = (
     "Seen: the true difference to the baseline whose 95 % t interval over so many paired seeds excludes zero in 80 % of all repetitions; "
-    "in brackets its share of the baseline's mean.",
+    "in brackets its share of the baseline's mean. The spread is that of the median row, as few seeds estimate it: rows far from the "
+    "baseline scatter in proportion to their distance, and see less than this.",
     "Learning from all rows: an improvement as a share of the baseline, of the median row; the noise in log value = recipe + seed + "
     "noise is each row's own, drawn towards the typical one, and has more degrees of freedom than a row alone. Of seeds only: the luck of "
     "the images comes on top of it.",

@@ -45,7 +45,7 @@ class Branch:
     images: bool  # whether the luck of images is recorded and in the interval
 
     def verdict(self, metric: Metric) -> str:
-        """`better` or `worse` where the interval excludes no change; `undecided` where it does not or has no width, and of what is timed."""
+        """`better` or `worse` where the interval excludes no change; `undecided` where it does not or has no width, and for times."""
         if metric.timed or math.isclose(self.ours.lo, self.ours.hi):
             return UNDECIDED
         sign = (self.ours.lo > 0) - (self.ours.hi < 0)

@@ -116,13 +116,14 @@ def text(table: "Table") -> str:
 
 def markdown(table: "Table") -> str:
     """A GitHub table, then the notes as paragraphs."""
-    head = _head(table)
+    head, found = _head(table), lines(table)
     rows = [head, [":---", *["---:"] * (len(head) - 1)]]
-    for line in lines(table):
+    notes = ["Bold Δ: its interval excludes zero, for better or for worse."] * any(any(line.better) for line in found) + list(table.notes)
+    for line in found:
         label = f"**{line.label}**" if line.kind == "run" else line.label.strip()
         texts = [f"**{t}**" if better else t for t, better in zip(line.texts, line.better, strict=True)]
         rows.append([label.replace("|", "\\|"), line.n, *texts])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" + "".join(f"\n{note}\n" for note in table.notes)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" + "".join(f"\n{note}\n" for note in notes)
 
 
 STYLE = {  # mid-tones that read on white and on a dark page; the theme's own colour for text

@@ -19,7 +19,7 @@ class Scale(Spec):
     heads: int
     steps: int
     batch: int
-    lr: float  # tuned for AdamW at this horizon
+    lr: float  # chosen for AdamW
     eval_n: int  # generated images per evaluation
     eval_steps: int  # sampler steps
     evals: int  # evaluations along the run, the last one at its end

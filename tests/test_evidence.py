@@ -12,7 +12,7 @@ from prx_lab import clock, show
 from prx_lab.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
 from prx_lab.columns import by_seed
 from prx_lab.errors import LabError
-from prx_lab.evidence import change, detectable, error, estimate, pooled_sd, power, shares
+from prx_lab.evidence import change, detectable, error, estimate, power, shares, typical_sd
 from prx_lab.family import Noise, Variance, blocks, likelihood, noise, typical
 from prx_lab.ranks import agreement, tau_b
 from prx_lab.record import Record, append_json, write_json
@@ -188,9 +188,14 @@ def test_power_is_the_noncentral_t():
     assert detectable(1.0, 1) < detectable(1.0, 0.7) < math.inf
 
 
-def test_the_pooled_deviation_weighs_groups_by_their_freedom():
-    assert pooled_sd([[1.0, 3.0], [0.0, 0.0, 0.0], [9.0]]) == pytest.approx(math.sqrt(2 / 3))
-    assert math.isnan(pooled_sd([[1.0], []]))
+def test_the_typical_deviation_is_that_of_the_median_group_whatever_the_sizes():
+    rng = np.random.default_rng(0)
+    for sizes in ((2,), (3,), (2, 3, 5)):
+        groups = [rng.normal(7.0, 2.0, sizes[i % len(sizes)]) for i in range(6000)]
+        assert typical_sd(groups) == pytest.approx(2.0, rel=0.03)
+    few = [[0.0, 1.0], [0.0, 1.1], [0.0, 0.9], [5.0]]
+    assert typical_sd([*few, [0.0, 1e6], [0.0, 1e-6]]) == pytest.approx(typical_sd(few))
+    assert math.isnan(typical_sd([[1.0], []]))
 
 
 # ------------------------------------------------------------------------------------------------ ranks

@@ -176,8 +176,10 @@ def test_a_clear_difference_is_coloured_by_its_direction(tmp_path):
     for seed in (0, 1, 2):
         write_run(tmp_path, "baseline", seed, 20.0)
         write_run(tmp_path, "repa", seed, 10.0 + 0.01 * seed)
-    html = Table.of("cpu", metrics=["fid", "composition"], root=tmp_path)._repr_html_()
+    table = Table.of("cpu", metrics=["fid", "composition"], root=tmp_path)
+    html, said = table._repr_html_(), "Bold Δ: its interval excludes zero, for better or for worse."
     assert html.count("#3f9b6c") == 2 and "#c8553d" not in html  # lower FID and higher composition are both better
+    assert said in table.markdown() and said not in Table.of("cpu", ["baseline"], root=tmp_path).markdown()
 
 
 def test_an_unknown_metric_is_corrected(root):

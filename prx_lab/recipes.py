@@ -146,7 +146,7 @@ STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
     "speedrun-pixels", "repa-dense", "tread", "muon", "ema", "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
-FAR = ("short-captions", "jit-v")  # tens of times the baseline's distances: they would squeeze all others in a figure
+FAR = ("short-captions", "jit-v", "jit-v-no-bottleneck")  # tens of times as far as the baseline: they would squeeze a figure
 EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared with, at its scale of guidance
 GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024

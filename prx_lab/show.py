@@ -135,7 +135,7 @@ def curves(records: Iterable[Record], metric: str = "fid", against: str = "step"
             plain_log(axis)
         if metric in METRICS and METRICS[metric].percent:
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
-        axis.legend()
+        axis.legend() if len(groups) < len(COLOURS) else made.legend(loc="outside lower center", ncols=3)  # many cover the lines
     seeds = ", ".join(f"{label} n={len(members)}" for label, members in groups.items())
     return Plot(made, f"{metric} against {against}: {seeds}")
 

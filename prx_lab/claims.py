@@ -20,7 +20,7 @@ from prx_lab.family import Noise, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
 from prx_lab.posts import Published, published, share
-from prx_lab.record import Record, judged, records
+from prx_lab.record import Record, alike, kind, records
 from prx_lab.table import choose
 
 QUALITY = ("fid", "cmmd", "dino_mmd")
@@ -115,7 +115,7 @@ def verdict(sign: int, post: float, ours: Estimate) -> str:
     if math.isnan(ours.mean):
         return f"{UNDECIDED}: the baseline is as near as real images"
     if math.isnan(ours.lo):
-        return f"{UNDECIDED}: one seed"
+        return f"{UNDECIDED}: one seed" if ours.n == 1 else f"{UNDECIDED}: nothing tells of the noise"
     if not sign:
         inside, outside = -MARGIN <= ours.lo and ours.hi <= MARGIN, ours.lo > MARGIN or ours.hi < -MARGIN
         return REPRODUCED if inside else NOT if outside else UNDECIDED
@@ -137,6 +137,12 @@ def of_recipe(found: tuple[Record, ...], name: str, scale: str) -> tuple[Record,
     return groups[0] if len(groups) == 1 else ()
 
 
+def pair(found: tuple[Record, ...], recipe: str, against: str, scale: str) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """The runs of two recipes; of the first only those that are judged as the second is."""
+    runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
+    return tuple(run for run in runs if base and alike(run, base[0])), base
+
+
 def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Record, ...]:
     """The runs of a baseline. LabError where none is recorded."""
     base = of_recipe(found, baseline, scale)
@@ -154,7 +160,7 @@ def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
     trained: dict[str, dict[Hashable, float]] = {}
     for run in (run for run in found if run.scale == scale):
         for kept in (values,) if run.borrows else (values, trained):
-            kept.setdefault(run.folder.parent.name, {})[judged(run), run.seed] = run.metric(metric)
+            kept.setdefault(run.folder.parent.name, {})[kind(run), run.seed] = run.metric(metric)
     return noise(values, trained)
 
 
@@ -185,7 +191,7 @@ def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, 
 
     Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
     """
-    runs, base = (of_recipe(found, name, scale) for name in (recipe, against))
+    runs, base = pair(found, recipe, against, scale)
     return above(changed(runs, base, metric, whole, luck.shared(runs, base, metric)), base, metric)
 
 
@@ -197,8 +203,7 @@ def above(raw: Estimate, base: tuple[Record, ...], metric: str) -> Estimate:
 
 def seed_by_seed(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> dict[int, float]:
     """{seed: the change from one recipe to the other, as a share of the latter} for every seed that both have."""
-    ours, base = ({run.seed: run.metric(metric) for run in of_recipe(found, name, scale)} for name in (recipe, against))
-    return shares(ours, base)
+    return shares(*({run.seed: run.metric(metric) for run in runs} for runs in pair(found, recipe, against, scale)))
 
 
 def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:
@@ -218,7 +223,7 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
         for metric in columns(claim.metrics, [run for run in found if run.scale == place]):
             post = printed(claim, metric.name, posts) if claim.sign is None else math.nan
             sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
-            runs, base = (of_recipe(found, name, place) for name in (claim.recipe, claim.against))
+            runs, base = pair(found, claim.recipe, claim.against, place)
             images = luck.shared(runs, base, metric.name)
             ours = above(changed(runs, base, metric.name, noise_at(place, metric.name), images), base, metric.name)
             made.append(Finding(claim, metric, post, ours, verdict(sign, post, ours), math.isfinite(images)))

@@ -1,6 +1,7 @@
 """Evaluation: generate from validation captions under noise keyed by image, then score against real validation images."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -91,24 +92,28 @@ def features_of(metric: str, images: NDArray, key: object) -> NDArray:
 
 
 @torch.inference_mode()
-def pictures(model: PRX, recipe: Recipe, judge: Bench, index: range, mean: Tensor, steps: int = 0, batch: int = 128) -> NDArray:
-    """Generated images uint8 (n, H, W, 3) for the bench's captions `index`; noise is keyed by the image's index alone.
+def pictures(
+    model: PRX, recipe: Recipe, judge: Bench, index: range, mean: Tensor, steps: int = 0, key: Callable[[int], int] = int, batch: int = 128
+) -> NDArray:
+    """Generated images uint8 (n, H, W, 3) for the bench's captions `index`; noise is keyed by `key` of the image's index alone.
 
     `mean` (C, H, W) is the mean latent of the training data; `steps` is the recipe's number when 0.
     """
+    training = model.training
     space = load_space(recipe.space).to(judge.device)
     v = predictor(model.eval(), recipe.predict, lambda: recipe.precision.autocast(judge.device))
     found = []
     with tqdm(total=len(index), desc="sampling", unit="img", disable=quiet(), leave=False) as bar:
         for start in range(index.start, index.stop, batch):
             part = range(start, min(start + batch, index.stop))
-            eps = recipe.noise * noise(NOISE_SEED, list(part), tuple(mean.shape)).to(judge.device)
-            score = scores_of(NOISE_SEED, list(part), recipe.scale.tokens).to(judge.device)
+            keys = [key(i) for i in part]
+            eps = recipe.noise * noise(NOISE_SEED, keys, tuple(mean.shape)).to(judge.device)
+            score = scores_of(NOISE_SEED, keys, recipe.scale.tokens).to(judge.device)
             given = Condition(gather(judge.text, part).to(judge.device), score, mean.to(judge.device))
             x = generate(v, given, eps, recipe.guidance, steps or recipe.eval_steps, recipe.shift)
             found.append(to_uint8(space.decode(x)))
             bar.update(len(part))
-    model.train()
+    model.train(training)
     return np.concatenate(found) if found else np.empty((0, recipe.scale.size, recipe.scale.size, 3), np.uint8)
 
 

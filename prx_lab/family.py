@@ -49,13 +49,13 @@ class Noise:
         both = prior.freedom + own.freedom
         return Variance((prior.freedom * prior.value + own.freedom * own.value) / both, min(both, self.freedom))
 
-    def between(self, ours: str, base: str) -> Variance:
-        """The variance of the log ratio of two recipes at one seed; its freedom after Welch and Satterthwaite."""
-        a, b = self.of(ours), self.of(base)
-        total = a.value + b.value
+    def between(self, *names: str) -> Variance:
+        """The variance of a log ratio of recipes at one seed, each of them once; its freedom after Welch and Satterthwaite."""
+        each = [self.of(name) for name in names]
+        total = sum(one.value for one in each)
         if not (self.freedom and total):
             return Variance(total, self.freedom)
-        return Variance(total, min(total**2 / (a.value**2 / a.freedom + b.value**2 / b.freedom), self.freedom))
+        return Variance(total, min(total**2 / sum(one.value**2 / one.freedom for one in each), self.freedom))
 
 
 def noise(values: Mapping[str, Mapping[Hashable, float]], trained: Mapping[str, Mapping[Hashable, float]] | None = None) -> Noise:

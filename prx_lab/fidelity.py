@@ -9,47 +9,29 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prx_lab import record
-from prx_lab.data.store import gather, to_uint8
 from prx_lab.errors import LabError
-from prx_lab.evaluate import FEATURES, NOISE_SEED, Bench, bench, network
-from prx_lab.flow import noise, scores
+from prx_lab.evaluate import FEATURES, Bench, bench, network, pictures
 from prx_lab.layout import percent
 from prx_lab.metrics.features import extract
 from prx_lab.metrics.fid import fid
 from prx_lab.metrics.mmd import mmd, unit
 from prx_lab.pages import Note
 from prx_lab.recipe import Recipe
-from prx_lab.sample import Condition, Sampler, from_run, generate, predictor
+from prx_lab.sample import from_run
 from prx_lab.scales import SCALES
 from prx_lab.show import COLOURS, Plot, figure
 
 BATCH = 32  # of the evaluation whose noise is repeated
 SIZES = (64, 128, 256, 512, 1024)
 FOLDER = "results/judges"
-
-
-@torch.inference_mode()
-def drawn(sampler: Sampler, judge: Bench, key: Callable[[int], int], n: int, batch: int = 128) -> NDArray:
-    """Images uint8 (n, H, W, 3) of the bench's first captions, image i from the noise `key(i)`."""
-    recipe, mean = sampler.recipe, sampler.mean.to(sampler.device)
-    v = predictor(sampler.model, recipe.predict, lambda: recipe.precision.autocast(sampler.device))
-    found = []
-    for start in range(0, n, batch):
-        part = range(start, min(start + batch, n))
-        keys = [key(i) for i in part]
-        eps = recipe.noise * noise(NOISE_SEED, keys, tuple(mean.shape)).to(sampler.device)
-        score = scores(NOISE_SEED, keys, recipe.scale.tokens).to(sampler.device)
-        given = Condition(gather(judge.text, part).to(sampler.device), score, mean)
-        found.append(to_uint8(sampler.space.decode(generate(v, given, eps, recipe.guidance, recipe.eval_steps, recipe.shift))))
-    return np.concatenate(found)
 
 
 def distances(images: NDArray, judge: Bench, sizes: Sequence[int]) -> dict[str, list[dict[str, float | None]]]:
@@ -75,8 +57,9 @@ def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH) -> dic
     judge = bench(recipe, sampler.device, n=max(sizes))
     if judge.n < max(sizes):
         raise LabError(f"There are {judge.n} images to judge on; ask for at most so many, not {max(sizes)}.")
+    images = partial(pictures, sampler.model, sampler.recipe, judge, range(judge.n), sampler.mean)
     kinds: dict[str, Callable[[int], int]] = {"own": lambda i: i, "repeated": lambda i: i % batch}
-    found = {kind: distances(drawn(sampler, judge, key, judge.n), judge, sizes) for kind, key in kinds.items()}
+    found = {kind: distances(images(key=key), judge, sizes) for kind, key in kinds.items()}
     told = {"run": record.label(folder), "batch": batch, "reference_n": len(judge.reference[FEATURES[0]])}
     told |= {"judges": {metric: network(metric).name for metric in judge.reference}, "env": record.env(device=str(sampler.device))}
     return told | {"distances": found}

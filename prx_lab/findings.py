@@ -17,7 +17,7 @@ from prx_lab.family import Noise, Variance, noise
 from prx_lab.layout import percent
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
-from prx_lab.record import alike, records
+from prx_lab.record import alike, judged, records
 from prx_lab.scales import SCALES, Scale, along
 from prx_lab.table import Table
 
@@ -41,7 +41,8 @@ def detectables(table: Table) -> Listing:
         shared = -math.expm1(-log) if metric.lower else math.expm1(log)  # an improvement
         improved = f"{100 * shared:.0f} %" if math.isfinite(log) else "–"
         used = str(sum(len(c.common) > 1 for c in cells))
-        rows.append((metric.head, used, metric.show(sd), *(f"{metric.show(d)} ({100 * d / base:.0f} %)" for d in own), improved))
+        seen = (metric.show(d) + (f" ({100 * d / base:.0f} %)" if base else "") for d in own)
+        rows.append((metric.head, used, metric.show(sd), *seen, improved))
     if not rows:
         raise LabError(f"No recipe shares two seeds with the baseline at {table.scale} scale yet: nothing can be said about seeds.")
     head = ("measure", "recipes", "paired sd", *(f"a row sees with {n}" for n in counts), f"with {counts[-1]}, learning from all rows")
@@ -78,11 +79,11 @@ def pairing(table: Table) -> Note:
     for metric in table.metrics:
         cells = [row.cells[metric.name] for row in table.rows if not row.is_baseline and len(row.cells[metric.name].common) > 1]
         both = [np.array([(cell.values[s], cell.base[s]) for s in cell.common]) for cell in cells]
-        if both:
+        unpaired = math.sqrt(np.mean([b.var(axis=0, ddof=1).sum() for b in both])) if both else 0.0
+        if unpaired:
             paired = math.sqrt(np.mean([np.diff(b).var(ddof=1) for b in both]))
-            unpaired = math.sqrt(np.mean([b.var(axis=0, ddof=1).sum() for b in both]))
             lines.append(f"{metric.title}: the standard deviation of a difference is {paired / unpaired:.2f} times that of unpaired runs")
-            factors |= {metric.title: paired / unpaired} if metric.name in QUALITY and unpaired else {}
+            factors |= {metric.title: paired / unpaired} if metric.name in QUALITY else {}
     if factors:
         less, same = ([title for title, f in factors.items() if (f < HARDLY) == narrowed] for narrowed in (True, False))
         told = [f"narrow the differences of {', '.join(less)}"] * bool(less) + [f"hardly or not narrow those of {', '.join(same)}"] * bool(
@@ -204,7 +205,7 @@ def shortened(
         raise LabError(f"{short} and {scale} are not judged alike: their FIDs do not compare.")
     rows = []
     for name in recipes:
-        runs = [run for run in of_recipe(ours, name, short) if run.seed in base and alike(run, base[run.seed])]
+        runs = [run for run in of_recipe(ours, name, short) if run.seed in base and judged(run) == judged(base[run.seed])]
         fids = [run.metric("fid") / base[run.seed].metric("fid") for run in runs]
         times = [clock.training_seconds(run) / clock.training_seconds(base[run.seed]) for run in runs]
         if runs:

@@ -52,13 +52,16 @@ class Branch:
         return UNDECIDED if not sign else "better" if (sign < 0) == metric.lower else "worse"
 
 
-def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path) -> list[Branch]:
-    """A branch for each recipe that shares a seed with the baseline and is judged as it is, in the order of `names`."""
+def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path, seeds: Collection[int] = ()) -> list[Branch]:
+    """A branch for each recipe that shares a seed with the baseline and is judged as it is, in the order of `names`.
+
+    Of `seeds` only where some are named.
+    """
     found, posts = records(root).found, tuple(row for row in published() if (row.tokens == "1024") == (scale == MANY))
     base = base_of(found, scale, baseline)
     whole, made = noises(found, scale, metric), []
     for name in names:
-        runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0])]
+        runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0]) and (not seeds or run.seed in seeds)]
         images = luck.shared(runs, base, metric)
         ours = changed(runs, base, metric, whole, images)
         made += [Branch(name, ours, share(name, baseline, metric, posts), math.isfinite(images))] if ours.n else []
@@ -70,7 +73,8 @@ def verdicts(
 ) -> dict[str, str]:
     """{recipe: `better`, `worse` or `undecided`} by the intervals that `forest` draws; recipes that it leaves out are left out."""
     (column,) = columns([metric], list(records(root, scale)))
-    return {one.name: one.verdict(column) for one in branches(metric, names, scale, baseline, root)}
+    found = branches(metric, names, scale, baseline, root)
+    return {one.name: one.verdict(column) + ": one seed" * (one.ours.n == 1) for one in found}
 
 
 def ranked(
@@ -83,19 +87,25 @@ def ranked(
 
 
 def forest(
-    names: Sequence[str] | None = None, metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
+    names: Sequence[str] | None = None,
+    metric: str = "fid",
+    scale: str = "cpu",
+    baseline: str = "baseline",
+    root: str | Path = "results",
+    seeds: Collection[int] = (),
 ) -> Plot:
     """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
     Lines are 95 % intervals with a noise learnt from the whole scale (`family.noise`) and with the luck of the images (`luck`), where
     that is recorded; a row without it is named below. An open point has one seed and no interval.
-    `names` stand from top to bottom; without them all that is recorded, as `ranked`. A recipe that is not recorded, or judged
-    against other images or given other captions than the baseline, is left out and named below. LabError where nothing is left.
+    `names` stand from top to bottom; without them all that is recorded, as `ranked`. Rows of which some have more seeds than others
+    are better compared on `seeds` that all of them have. A recipe that is not recorded, or not `alike` the baseline, is left out and
+    named below. LabError where nothing is left.
     """
     from matplotlib import rc_context
 
     (column,) = columns([metric], list(records(root, scale)))
-    found = branches(metric, ranked(metric, scale, baseline, root) if names is None else names, scale, baseline, root)
+    found = branches(metric, ranked(metric, scale, baseline, root) if names is None else names, scale, baseline, root, seeds)
     if not found:
         which = f" of {', '.join(names)}" if names else ""
         raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")

@@ -65,6 +65,7 @@ class SelfGuidance(Against):
     rate: float = 0.5
 
     def check(self, recipe: "Recipe") -> None:
+        super().check(recipe)
         require_uniform_route("SelfGuidance", recipe)
         if not 0 < self.rate < 1:
             raise LabError(f"guidance.rate is {self.rate}; use a share of kept tokens in (0, 1).")
@@ -84,6 +85,7 @@ class SparseGuidance(Against):
     weak: float = 0.3
 
     def check(self, recipe: "Recipe") -> None:
+        super().check(recipe)
         require_uniform_route("SparseGuidance", recipe)
         if not 0 < self.weak < self.strong <= 1:
             raise LabError(f"guidance keeps {self.strong} strongly and {self.weak} weakly; use 0 < weak < strong <= 1.")
@@ -99,6 +101,7 @@ class PathDrop(Against):
     """
 
     def check(self, recipe: "Recipe") -> None:
+        super().check(recipe)
         if not isinstance(recipe.router, SPRINT) or not recipe.router.path_drop:
             raise LabError("PathDrop() needs a network that has learnt to do without its middle; use router=SPRINT() with path_drop > 0.")
 

@@ -11,7 +11,7 @@ import numpy as np
 from prx_lab.claims import MANY, measured, noises, seed_by_seed
 from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
-from prx_lab.layout import minus
+from prx_lab.layout import NOTHING, minus
 from prx_lab.listing import Listing
 from prx_lab.metrics.stats import percentile
 from prx_lab.posts import published
@@ -24,13 +24,22 @@ FEWEST = 4  # pairs, of which ranks say something
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau-b of n pairs, its bootstrap interval over the pairs, and the chance of a tau as large without any relation."""
+    """Kendall's tau-b of n pairs, its bootstrap interval over the pairs, and the chance of a tau as large without any relation.
+
+    NaN where a column does not rank: all of it is tied, or some of it is not a number.
+    """
 
     n: int
     tau: float
     lo: float
     hi: float
     p: float
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """tau-b with its interval, and the chance; a dash for each where nothing ranks."""
+        told = minus(f"{self.tau:+.2f} [{self.lo:+.2f}, {self.hi:+.2f}]"), f"{self.p:.3f}"
+        return told if math.isfinite(self.tau) else (NOTHING, NOTHING)
 
 
 def signs(x: np.ndarray) -> np.ndarray:
@@ -56,6 +65,8 @@ def agreement(x: Sequence[float], y: Sequence[float], draws: int = 2000, seed: i
     if n != len(y) or n < FEWEST:
         raise LabError(f"Ranks are compared over at least four pairs; here are {min(n, len(y))}.")
     rng, value = np.random.default_rng(seed), float(tau_b(x, y)[0])
+    if not math.isfinite(value):
+        return Agreement(n, *[math.nan] * 4)
     again = tau_b(x, y, rng.multinomial(n, [1 / n] * n, size=draws).astype(float))
     lo, hi = percentile(again[np.isfinite(again)])
     mixed = np.array([tau_b(x, rng.permutation(np.asarray(y, float)))[0] for _ in range(draws)])
@@ -107,9 +118,8 @@ def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[st
     for metric in columns(metrics, list(records(root, scale))):
         made = pairs(metric.name, scale, root)
         found, own = agreement([pair.post for pair in made], [pair.ours for pair in made]), repeated(made)
-        interval = minus(f"{found.tau:+.2f} [{found.lo:+.2f}, {found.hi:+.2f}]")
-        single = str(sum(len(pair.seeds) == 1 for pair in made))
-        rows.append((metric.head, str(found.n), single, interval, f"{found.p:.3f}", minus(f"{own:+.2f}") if math.isfinite(own) else "–"))
+        single, repeats = str(sum(len(pair.seeds) == 1 for pair in made)), minus(f"{own:+.2f}") if math.isfinite(own) else "–"
+        rows.append((metric.head, str(found.n), single, *found.texts, repeats))
     head = ("measure", "ablations", "of which with one seed", "tau-b", "chance", "one of our seeds with the others")
     notes = (
         "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations. The luck in which ablations "

@@ -21,7 +21,7 @@ from prx_lab.precision import DTYPES, Precision
 from prx_lab.routing import Dense, Router
 from prx_lab.sample import CFG, Guidance
 from prx_lab.scales import SCALES, Scale
-from prx_lab.spec import REGISTRY, Spec, discover, essence, flatten, from_json, require_types, to_json
+from prx_lab.spec import REGISTRY, Spec, build, discover, essence, flatten, from_json, require_types, to_json
 from prx_lab.steps.base import Descent, Rule
 from prx_lab.terms import FlowMatching, Term
 
@@ -128,6 +128,9 @@ class Recipe(Spec):
         starts = [0.0, *(phase.start for phase in self.phases), 1.0]
         ordered = all(a < b for a, b in zip(starts, starts[1:]))
         require(ordered, f"Phases start at {starts[1:-1]} of the steps; use increasing shares between 0 and 1.")
+        steps = [*(step for step, _ in self.plan), self.scale.steps]
+        long = all(a < b for a, b in zip(steps, steps[1:]))
+        require(long, f"Of {self.scale.steps} steps, phases begin at {steps[1:-1]}: one has no step; raise scale.steps or move its start.")
         for phase in self.phases:
             require(not phase.recipe.phases, "A phase cannot have phases of its own; list all of them in the first recipe.")
             for name in ("scale", "space", "bottleneck", "text", "cleaning", "text_tokens", "predict", "noise"):
@@ -265,7 +268,7 @@ def parse(name: str, text: str, like: object) -> Any:
     """Read `text` as the type of `like`; a part is named by its class, for example router=TREAD."""
     if is_dataclass(like):
         require(text in REGISTRY, f"No part of a recipe is called '{text}'.{nearest(text, REGISTRY)}")
-        return REGISTRY[text]()
+        return build(REGISTRY[text], {})
     require(not isinstance(like, tuple), f"{name} holds several values and cannot be set from text; change it in Python with Recipe.but.")
     try:
         return type(like)(text)

@@ -35,8 +35,13 @@ def name_of(recipe: "Recipe") -> str:
     """The name in `recipes.py` of a recipe, whatever its scale and data (its id tells those apart); else 'custom'."""
     from prx_lab.recipes import PUBLISHED, RECIPES  # imports torch: only where a recipe is at hand anyway
 
-    same = (name for name, known in (RECIPES | PUBLISHED).items() if known.but(scale=recipe.scale, data=recipe.data) == recipe)
-    return next(same, "custom")
+    def same(known: "Recipe") -> bool:
+        try:
+            return known.but(scale=recipe.scale, data=recipe.data) == recipe
+        except LabError:  # that recipe does not exist at such a scale
+            return False
+
+    return next((name for name, known in (RECIPES | PUBLISHED).items() if same(known)), "custom")
 
 
 def find_root(root: str | Path) -> Path:
@@ -181,9 +186,14 @@ def judged(run: Record) -> str:
     return json.dumps([told[key] for key in (*REFERENCE, "data")], sort_keys=True)
 
 
+def kind(run: Record) -> str:
+    """What runs must share to be compared: what they are judged against, and every field of their scale, which `--set` may have changed."""
+    return f"{judged(run)} {json.dumps(run.recipe.get('scale'), sort_keys=True)}"
+
+
 def alike(run: Record, base: Record) -> bool:
-    """Whether two runs are judged against the same images and given captions of the same kind."""
-    return judged(run) == judged(base)
+    """Whether two runs of a scale are judged against the same images, given captions of the same kind, and of one size and length."""
+    return kind(run) == kind(base)
 
 
 @dataclass(frozen=True, repr=False)

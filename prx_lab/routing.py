@@ -47,6 +47,12 @@ def require_route(rate: float, start: float, end: float) -> None:
         raise LabError(f"A route from {start} to {end} of the depth does not exist; use 0 <= start < end <= 1.")
 
 
+def require_block(router: "Router", depth: int, behind: int = 0) -> None:
+    """Refuse a route that begins where no block is left for it, with `behind` blocks at the end that it may not have."""
+    if router.span(depth)[0] >= depth - behind:
+        raise LabError(f"The route begins so late that none of {depth} blocks is in it; lower router.start.")
+
+
 class Route(nn.Module, ABC):
     """The part of a network that a router owns: which blocks are routed, and how the two streams join behind them."""
 
@@ -123,6 +129,7 @@ class TREAD(Router):
 
     def check(self, recipe: "Recipe") -> None:
         require_route(self.rate, self.start, self.end)
+        require_block(self, recipe.scale.depth)
 
     def kept(self, tokens: int) -> int:
         return count(tokens, self.rate)

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from prx_lab import checkpoint, luck, parallel, record, start
 from prx_lab.data.encoded import Encoded, is_encoded, training_part
@@ -20,8 +20,10 @@ from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
 from prx_lab.errors import LabError
 from prx_lab.evaluate import Bench, bench, ceiling, judged, pictures, scores
+from prx_lab.gallery import GAP
+from prx_lab.images import sheet
 from prx_lab.locks import locked
-from prx_lab.metrics.throughput import images_per_second, peak_memory, reset_peak
+from prx_lab.metrics.throughput import Memory, images_per_second, peak_memory, reset_peak
 from prx_lab.parallel import ALONE, USUAL, Budget, World
 from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
@@ -96,18 +98,19 @@ def alone(folder: Path) -> Iterator[None]:
 def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) -> None:
     """Train, evaluate and record one run in its folder, from its newest checkpoint on."""
     device = world.place(pick_device())
-    reset_peak()
     with world.first():
         stores, judge = [store_of(part, device) for _, part in recipe.plan], bench(recipe, device)
         if world.main:
             record.write_json(folder / "recipe.json", recipe.to_json())
     training = Training(recipe, stores, seed, device, worth_compiling(recipe), folder, budget, world)
-    curve = resume(training, folder)
+    curve, peaks = resume(training, folder), []
     for until in milestones(recipe.scale.steps, recipe.scale.evals):
         last = until == recipe.scale.steps
         if not last and (until < training.step_index or any(row["step"] == until for row in curve)):
             continue  # measured, or its weights are gone
+        reset_peak()  # a device's peak is that of training: what encoding and evaluation take depends on caches
         log_steps(training, until, folder)
+        peaks.append(peak_memory())
         (shown,) = world.share(judge.n if last else judge.n_curve)
         images = pictures(training.sampler_model(), training.recipe, judge, shown, training.store.mean)
         here = max(0, judge.n_curve - shown.start)  # every point of the curve from as many images: FID depends on n
@@ -116,6 +119,8 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
         curve = [row for row in curve if row["step"] != until] + [point]
         if world.main:
             record.append_json(folder / "curve.jsonl", point)
+    reset_peak()
+    peaks.append(peak_memory())  # where it cannot be reset, that of the process until now
     dtypes = audit(training.learner, training.optimizer, training.recipe.precision, device)
     grid, found = world.gather(images[: max(0, SHOWN - shown.start)]), judged(images, judge, world)
     with world.agreed():
@@ -123,7 +128,7 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
             record.write_json(folder / "env.json", record.env(dtypes, str(device)) | layout(world, budget))
             save_grid(grid, folder / "samples.png")
             luck.write(folder, found.influences())
-            finish(folder, training, judge, found.scores(), curve)
+            finish(folder, training, judge, found.scores(), curve, max(peaks, key=lambda peak: peak.mib))
 
 
 def layout(world: World, budget: Budget) -> dict[str, Any]:
@@ -140,9 +145,9 @@ def log_steps(training: Training, until: int, folder: Path) -> None:
             record.append_json(folder / "train.jsonl", row)
 
 
-def finish(folder: Path, training: Training, judge: Bench, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> None:
+def finish(folder: Path, training: Training, judge: Bench, metrics: dict[str, Any], curve: list[dict[str, Any]], memory: Memory) -> None:
     """Write eval.json, last of all: it says that the record is complete."""
-    recipe, memory = training.whole, peak_memory()
+    recipe = training.whole
     captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.reference.captions)
     rate = images_per_second([row["images_per_s"] for row in lines(folder / "train.jsonl") if "images_per_s" in row])
     throughput = {"images_per_s": rate, "batches_per_s": rate and rate / recipe.scale.batch, "seconds": training.seconds}
@@ -192,15 +197,8 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def save_grid(images: np.ndarray, path: Path, columns: int = 8, gap: int = 2) -> None:
-    """Tile uint8 images (n, H, W, 3) into one PNG, row by row."""
-    n, H, W, _ = images.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * (H + gap) - gap, min(n, columns) * (W + gap) - gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = divmod(i, columns)
-        sheet[y * (H + gap) : y * (H + gap) + H, x * (W + gap) : x * (W + gap) + W] = image
-    try:
-        Image.fromarray(sheet).save(path)
-    except OSError as error:
-        raise LabError(f"Cannot write {path} ({error.strerror}); free some space and run again.") from None
+def save_grid(images: np.ndarray, path: Path) -> None:
+    """Tile uint8 images (n, H, W, 3) into one PNG, eight in a row."""
+    content = BytesIO()
+    sheet(images, 8, GAP).save(content, format="PNG")
+    record.write_bytes(path, content.getvalue())

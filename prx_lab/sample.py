@@ -53,6 +53,10 @@ class Interval(Guidance):
     low: float = 0.0
     high: float = 1.0
 
+    def check(self, recipe: "Recipe") -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise LabError(f"Guidance acts from {self.low} to {self.high}; use times with 0 <= low <= high <= 1.")
+
     def active(self, t: float) -> bool:
         return self.scale != 1.0 and self.low <= t <= self.high
 

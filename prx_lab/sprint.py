@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prx_lab.errors import LabError
-from prx_lab.routing import Route, Router, count, put, require_route, smallest
+from prx_lab.routing import Route, Router, count, put, require_block, require_route, smallest
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -81,6 +81,7 @@ class SPRINT(Router):
             raise LabError(f"path_drop is {self.path_drop}; use a probability in [0, 1).")
         if recipe.scale.depth < 3:
             raise LabError(f"SPRINT needs a block before, in and behind its route; {recipe.scale.depth} is too few: raise scale.depth.")
+        require_block(self, recipe.scale.depth, behind=1)
         if self.pattern == "structured" and recipe.scale.grid % cell(self.rate)[0]:
             side = cell(self.rate)[0]
             raise LabError(f"{recipe.scale.grid} tokens a side do not divide into cells of {side}; change router.rate or scale.grid.")

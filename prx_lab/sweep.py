@@ -20,7 +20,6 @@ from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, pictures, scores
 from prx_lab.evidence import Estimate, change
 from prx_lab.family import noise
-from prx_lab.layout import minus
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
 from prx_lab.ranks import agreement
@@ -177,8 +176,8 @@ def order(scale: str = "cpu", folder: str | Path = FOLDER, recipes: Collection[s
     for metric in columns(QUALITY, ()):  # evaluations have the embedded judges
         own = [one.mean(one.own, metric.name) for one in found.values()]
         ranks = agreement(own, [one.mean(one.best(), metric.name) for one in found.values()])
-        tau = minus(f"{ranks.tau:+.2f} [{ranks.lo:+.2f}, {ranks.hi:+.2f}]")
-        lines.append(f"{metric.title}: tau-b {tau} over {ranks.n} recipes, chance {ranks.p:.3f}")
+        tau, chance = ranks.texts
+        lines.append(f"{metric.title}: tau-b {tau} over {ranks.n} recipes, chance {chance}")
     seeds = max(len(one.seeds) for one in found.values())
     luck = f"At most {seeds} seed{'s' * (seeds > 1)} each: the luck of training is in both orders alike, and not in the interval."
     return Note("Order as recorded against order where each recipe's lab-FID is lowest:\n" + "\n".join([*lines, luck]))

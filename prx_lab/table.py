@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from prx_lab import layout
 from prx_lab.columns import SHOWN, Metric, by_seed, columns, judges
-from prx_lab.errors import LabError
+from prx_lab.errors import LabError, nearest
 from prx_lab.metrics.stats import paired, summary
 from prx_lab.posts import Published, counterpart, published
 from prx_lab.record import Record, Records, alike, number, records
+from prx_lab.scales import SCALES
 
 if TYPE_CHECKING:
     import pandas
@@ -92,7 +93,10 @@ class Table:
 
         Beside `posts`, the published rows; all of them by default.
         """
-        return build(records(root, scale), scale, recipes, baseline, metrics, published() if posts is None else posts)
+        found = records(root, scale)
+        if not len(found) and scale not in SCALES:
+            raise LabError(f"There is no scale '{scale}'.{nearest(scale, SCALES)} The scales are {', '.join(SCALES)}.")
+        return build(found, scale, recipes, baseline, metrics, published() if posts is None else posts)
 
     def __repr__(self) -> str:
         return layout.text(self)
@@ -133,6 +137,7 @@ def build(
     posts: tuple[Published, ...],
 ) -> Table:
     """Arrange records into a table: the baseline first, then the recipes in the order asked for."""
+    require_known(found, (baseline, *recipes))
     base = choose(found, baseline, scale)
     base = base if len(base) == 1 else {baseline: _one(base, baseline)}
     groups = dict(base)
@@ -152,6 +157,18 @@ def build(
         rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base, borrowed))
     same = [run for run in used if not base_runs or alike(run, base_runs[0])]
     return Table(scale, shown, tuple(rows), ceiling(shown, same), notes(found, groups, rows, shown))
+
+
+def require_known(found: Records, names: Sequence[str]) -> None:
+    """Refuse a name that is neither recorded nor in the list of recipes: a table would be silent about a slip of the pen."""
+    recorded = {name for run in found for name in (run.name, f"{run.name}-{run.id}")}
+    if not recorded.issuperset(names):
+        from prx_lab.recipes import PUBLISHED, RECIPES  # imports torch; needed only for what is not recorded
+
+        known = [*RECIPES, *PUBLISHED, *recorded]
+        for name in names:
+            if name not in known:
+                raise LabError(f"There is no recipe '{name}', recorded or known.{nearest(name, known)} `prx-lab recipes` lists them.")
 
 
 def choose(found: Sequence[Record], name: str, scale: str) -> dict[str, Runs]:
@@ -207,7 +224,7 @@ def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown
     lines += shared(rows, shown)
     apart = [label for label, runs in groups.items() if runs and base and not all(alike(run, base[0]) for run in runs)]
     if apart:
-        lines.append(f"Judged against other images or given other captions than the baseline, so without a difference: {', '.join(apart)}.")
+        lines.append(f"Judged on other images, given other captions or of another size, so without a difference: {', '.join(apart)}.")
     sizes = sorted({int(n) for record in used if (n := number(record.eval.get("n"))) >= 1})
     if sizes:
         text = " or ".join(map(str, sizes))

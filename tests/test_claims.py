@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -207,6 +207,38 @@ def test_sharing_seeds_is_told_to_narrow_what_it_narrows(root):
         write_run(root, "irepa", seed, 20.0 * luck)
     table = Table.of("cpu", ["irepa"], metrics=["fid"], root=root)
     assert repr(findings.pairing(table)).endswith("shared seeds hardly or not narrow those of lab-FID.")
+
+
+def test_a_score_that_never_moves_says_nothing_about_seeds(tmp_path):
+    for name in ("baseline", "repa"):
+        for seed in range(3):
+            folder = write_run(tmp_path, name, seed, 20.0 + seed)
+            told = json.loads((folder / "eval.json").read_text())
+            told["metrics"]["composition"]["value"] = 0.0
+            write_json(folder / "eval.json", told)
+    table = Table.of("cpu", metrics=["fid", "composition"], root=tmp_path)
+    assert "composition" not in repr(findings.pairing(table)) and "lab-FID" in repr(findings.pairing(table))
+    assert repr(findings.detectables(table))
+
+
+def test_a_recipe_judged_on_other_images_tests_no_claim(root):
+    for run in records(root, "cpu", "muon"):
+        write_json(run.folder / "recipe.json", run.recipe | {"data": "photos"})
+    assert {one.verdict for one in claims.findings("cpu", root, ("muon",))} == {MISSING}
+    assert "muon" not in [pair.recipe for pair in ranks.pairs("fid", "cpu", root)]
+
+
+def test_a_recipe_whose_scale_was_changed_tests_no_claim(root):
+    before = claims.noises(records(root).found, "cpu", "fid").typical
+    for seed in range(3):
+        folder = write_run(root, "sprint", seed, 5.0 + 40 * seed)
+        write_json(folder / "recipe.json", {"type": "Recipe", "scale": asdict(SCALES["cpu"]) | {"steps": 20}})
+    assert {one.verdict for one in claims.findings("cpu", root, ("sprint",))} == {MISSING}
+    after = claims.noises(records(root).found, "cpu", "fid").typical
+    assert (after.value, after.freedom) == pytest.approx((before.value, before.freedom))
+    table = Table.of("cpu", root=root)
+    assert "of another size, so without a difference: sprint." in repr(table)
+    assert math.isnan(next(row for row in table.rows if row.label == "sprint").cells["fid"].difference()[0])
 
 
 def test_detectable_differences_shrink_with_seeds(root):

@@ -104,6 +104,8 @@ def test_set_reaches_deep_fields_and_keeps_the_name():
     assert name_of(resolve("repa", "cpu", "", ["scale.steps=7"])) == "repa"
     assert name_of(resolve("repa", "cpu", "some/folder", [])) == "repa"
     assert name_of(chosen) == "custom"
+    for change in ("scale.batch=1", "scale.depth=2", "scale.grid=1"):  # at which some other recipes do not exist
+        assert name_of(resolve("muon", "cpu", "", [change])) == "muon"
     folder = run_folder("results", RECIPES["repa"].at("cpu"), 3)
     assert folder.parts == ("results", "cpu", f"repa-{RECIPES['repa'].at('cpu').id}", "seed3")
 

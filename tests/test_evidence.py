@@ -229,6 +229,8 @@ def test_agreement_knows_order_and_disorder():
     assert none.p > 0.3 and none.lo < 0 < none.hi
     with pytest.raises(LabError, match="at least four pairs; here are 3"):
         agreement([1, 2, 3], [1, 2, 3])
+    for flat in ([0, 0, 0, 0], [math.nan] * 4):
+        assert agreement([1, 2, 3, 4], flat).texts == ("–", "–")
 
 
 # ------------------------------------------------------------------------------------------------ blocks

@@ -61,7 +61,7 @@ def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
 
 def test_verdicts_and_colours_follow_intervals_and_the_direction_of_the_metric(root):
     assert verdicts((*ranked(root=root), "sprint"), root=root) == {
-        "muon": "better", "tread": "worse", "repa": "undecided", "flux2": "undecided",
+        "muon": "better", "tread": "worse", "repa": "undecided", "flux2": "undecided: one seed",
     }  # fmt: skip
     lines = [line for line in forest(root=root).figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [line.get_color() for line in lines if line.get_label() != "here"] == [BETTER, GREY, GREY, WORSE]  # from top to bottom
@@ -111,6 +111,7 @@ def test_the_legend_names_the_post_where_it_is_drawn(root):
     legends = [forest(names, root=root).figure.axes[0].get_legend() for names in (("muon",), ("flux2", "ema"), ("ema",))]
     told = [[text.get_text() for text in legend.get_texts()] for legend in legends]
     assert told == [["in the post"], ["one seed", "in the post"], ["one seed"]]
+    assert verdicts(("ema",), root=root) == {"ema": "undecided: one seed"}
 
 
 def test_a_recipe_that_is_not_recorded_is_named_below(root):

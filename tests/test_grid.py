@@ -19,7 +19,7 @@ from tiny import CPU, store, tiny
 from prx_lab import budget, cli, fidelity, grid, siblings
 from prx_lab.cost import sampling_flops
 from prx_lab.errors import LabError
-from prx_lab.evaluate import bench
+from prx_lab.evaluate import bench, pictures
 from prx_lab.grid import Job
 from prx_lab.guidance import SelfGuidance
 from prx_lab.recipe import Recipe
@@ -31,7 +31,7 @@ from prx_lab.scales import SCALES, Scale
 from prx_lab.train import Training
 from tests.made_up import write_run
 
-SHORT = Scale("smoke", 32, "simple", 32, 4, 48, 3, 3, 4, 8, 2e-3, 8, 2, 2)
+SHORT = Scale("smoke", 32, "simple", 32, 4, 48, 3, 3, 8, 8, 2e-3, 8, 2, 2)
 
 
 def small(name: str) -> Recipe:
@@ -149,12 +149,12 @@ def recorded(tmp_path_factory):
 def test_one_of_two_siblings_is_trained_and_the_other_says_where(recorded):
     root, jobs, _ = recorded
     trained, judged = (job.recorded(root) for job in jobs[:2])
-    assert (trained.folder / "checkpoint" / "step-000004").is_dir() and not list(judged.folder.glob("checkpoint/step-*"))
+    assert (trained.folder / "checkpoint" / f"step-{SHORT.steps:06d}").is_dir() and not list(judged.folder.glob("checkpoint/step-*"))
     assert (
         judged.env["trained"] == {"run": f"smoke/{trained.folder.parent.name}/seed0", "env": trained.env} and "trained" not in trained.env
     )
     assert judged.train == trained.train and judged.eval["throughput"] == trained.eval["throughput"]
-    assert [p["step"] for p in trained.curve] == [2, 4] and judged.curve == ()
+    assert [p["step"] for p in trained.curve] == [4, 8] and judged.curve == ()
     assert judged.recipe == json.loads(json.dumps(jobs[1].recipe.to_json())) and judged.samples.is_file()
     assert set(judged.eval) == set(trained.eval)
 
@@ -262,7 +262,9 @@ def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(record
         assert (whole["n"], whole["parts"], whole["sd"]) == (8, 1, None) and own[metric][0]["parts"] == 2
         assert whole["mean"] == pytest.approx(run.metric(metric), rel=2e-3)  # in batches of another size
         assert whole["mean"] != again[metric][-1]["mean"]
-    images = fidelity.drawn(from_run(run.folder), bench(jobs[0].recipe, CPU), lambda i: i % 4, 8)
+    sampler = from_run(run.folder)
+    judge = bench(jobs[0].recipe, CPU)
+    images = pictures(sampler.model, sampler.recipe, judge, range(8), sampler.mean, key=lambda i: i % 4)
     assert not np.array_equal(images[:4], images[4:])  # the captions differ
     monkeypatch.setattr(fidelity, "study", lambda folder: found)
     assert cli.call(["fidelity", str(run.folder)]) == 0 and capsys.readouterr().out == f"Wrote {root / 'judges' / 'smoke.json'}\n"

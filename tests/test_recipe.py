@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_lab.errors import LabError
+from prx_lab.guidance import SelfGuidance
 from prx_lab.optim import EMA, AdamW
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, RECIPES, recipe
 from prx_lab.routing import TREAD
+from prx_lab.sample import CFG
 from prx_lab.scales import SCALES
 from prx_lab.terms import REPA, FlowMatching
 
@@ -180,9 +182,31 @@ def test_a_space_that_does_not_fit_the_grid_is_refused():
 def test_set_reads_text_as_the_type_of_the_field():
     changed = BASE.set("scale.steps", "7").set("optim.lr_scale", "0.5").set("space", "pixels").set("router", "TREAD")
     assert (changed.scale.steps, changed.optim.lr_scale, changed.space, changed.router) == (7, 0.5, "pixels", TREAD())
-    for path, text in [("scale.stpes", "1"), ("scale.steps", "many"), ("space.name", "x"), ("router", "TREED")]:
+    refused = [
+        ("scale.stpes", "1"),
+        ("scale.steps", "many"),
+        ("space.name", "x"),
+        ("router", "TREED"),
+        ("router", "Router"),
+        ("time", "Phase"),
+    ]
+    for path, text in refused:
         with pytest.raises(LabError):
             BASE.set(path, text)
+
+
+@pytest.mark.parametrize("start, steps", [(0.9, 4), (0.1, 4), (0.9995, 600)])
+def test_a_phase_without_a_step_is_refused(start, steps):
+    with pytest.raises(LabError, match="one has no step; raise scale.steps"):
+        BASE.but(scale=replace(BASE.scale, steps=steps, evals=1)).then(start, BASE.but(scale=replace(BASE.scale, steps=steps, evals=1)))
+
+
+def test_guidance_acts_in_an_interval_that_exists():
+    for low, high in ((0.9, 0.5), (-0.1, 1.0), (0.0, 1.5)):
+        with pytest.raises(LabError, match="low <= high"):
+            BASE.but(guidance=CFG(3.0, low, high))
+    with pytest.raises(LabError, match="low <= high"):
+        BASE.but(router=TREAD(), guidance=SelfGuidance(low=0.9, high=0.5))
 
 
 @pytest.mark.parametrize("path, text", [("phases", "x"), ("optim.betas", "0.9,0.99"), ("time.shift", "0"), ("optim.eps", "nan")])

@@ -100,6 +100,7 @@ def test_spans_leave_the_ends_dense():
     [
         (TREAD(start=0.5, end=0.5), "start < end"), (SPRINT(start=0.9, end=0.1), "start < end"), (SPRINT(rate=0.0), "(0, 1]"),
         (SPRINT(rate=0.3), "multiple of"), (SPRINT(rate=1 / 64), "cells of 8"), (SPRINT(pattern="grid"), "structured, uniform"),
+        (TREAD(start=0.95, end=1.0), "lower router.start"), (SPRINT(start=0.9, end=1.0), "lower router.start"),
         (SPRINT(path_drop=1.0), "[0, 1)"), ((TREAD(), SPRINT()), "must be Router"),
     ],
 )  # fmt: skip

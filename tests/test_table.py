@@ -82,6 +82,15 @@ def test_a_table_without_any_record_says_so(tmp_path):
         assert "baseline: no runs recorded" in form(Table.of("gpu", root=tmp_path))
 
 
+@pytest.mark.parametrize(
+    "scale, names, sentence",
+    [("cpuu", {}, "no scale 'cpuu'"), ("cpu", {"baseline": "basline"}, "'baseline'"), ("cpu", {"recipes": ["repaa"]}, "'repa'")],
+)
+def test_a_slip_of_the_pen_is_no_empty_table(root, scale, names, sentence):
+    with pytest.raises(LabError, match=sentence):
+        Table.of(scale, root=root, **names)
+
+
 def fall(before, goal, after):
     """The share of the way from `before` to `after` at which `goal` lies, in logarithms."""
     return math.log(before / goal) / math.log(before / after)

@@ -18,7 +18,8 @@ CHANNELS = {"lab-vae-semantic": 32}  # of the latents; 16 elsewhere
 def tiny(recipe: Recipe) -> Recipe:
     """`recipe` at a size that trains in a second, in float32 so that equalities can be exact."""
     compute = "bf16" if recipe.precision.store == "bf16" else "fp32"  # weights in bf16 cannot compute in float32
-    return recipe.but(scale=TINY, precision=replace(recipe.precision, compute=compute))
+    scale = replace(TINY, steps=8) if len(recipe.phases) > 2 else TINY  # every phase needs a step
+    return recipe.but(scale=scale, precision=replace(recipe.precision, compute=compute))
 
 
 def store(recipe: Recipe | None = None, n: int = 32) -> Store:

@@ -10,7 +10,7 @@ GROUPS = {
     "Data": ["data", "cleaning"],
     "Frozen networks": ["spaces", "autoencoders", "teachers", "text", "detector", "inception", "zoo", "published", "pretrain"],
     "Evaluation": ["evaluate", "metrics", "arrival", "fidelity", "sweep"],
-    "Statistics": ["evidence", "family", "luck", "influences", "claims", "ranks", "findings", "forest"],
+    "Statistics": ["evidence", "family", "luck", "influences", "claims", "ranks", "findings", "crossed", "forest"],
     "Grids": ["grid", "siblings", "budget"],
     "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],
     "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -27,7 +27,7 @@ from prx_lab.locks import FOREVER, lock_of, locked, sweep
 from prx_lab.machine import cores
 from prx_lab.progress import quiet
 from prx_lab.spaces import Space, load_space
-from prx_lab.teachers import look
+from prx_lab.teachers import load_vision, look
 from prx_lab.text import TextEncoder
 
 CHUNK = 256
@@ -148,17 +148,28 @@ def text_of(source: Source, n: int, kind: str, encoder: TextEncoder, device: tor
     Kept under the hash of the captions as the encoder reads them. Captions that are cut or emptied are told of when they are encoded.
     """
     captions = [c for part in chunks(n) for c in source.captions(part, kind)] + [""]
-    encoder = encoder.to(device)
 
     def parts() -> Iterator[Arrays]:
         longest = min(max(encoder.surveyed(captions)), encoder.length)
-        for i in range(0, n + 1, CHUNK):
-            tokens, mask = (v[:, :longest] for v in encoder.encode(captions[i : i + CHUNK]))
-            yield {"tokens": (tokens * mask[..., None]).half().cpu().numpy(), "mask": mask.cpu().numpy()}
+        with visiting(encoder, device):
+            for i in range(0, n + 1, CHUNK):
+                tokens, mask = (v[:, :longest] for v in encoder.encode(captions[i : i + CHUNK]))
+                yield {"tokens": (tokens * mask[..., None]).half().cpu().numpy(), "mask": mask.cpu().numpy()}
 
     digest = hashlib.sha256("\n".join(encoder.cleaned(captions)).encode()).hexdigest()
     places = () if encoder.length == encoder.own else (encoder.length,)
     return cached("text", (digest, fingerprint(encoder.name), *places), n + 1, parts)
+
+
+@contextmanager
+def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """A frozen network is on the device while it works and back where it was afterwards: the learner needs the room."""
+    was = next((tensor.device for tensor in network.parameters()), device)
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to(was)
 
 
 def latents_of(images: NDArray, key: object, space: Space, device: torch.device) -> NDArray:
@@ -176,8 +187,9 @@ def tokens_of(images: NDArray, key: object, name: str, grid: int, device: torch.
     """What a vision teacher sees, float16: patch tokens (n, grid^2, E), or queries and keys (n, h, grid^2, 2 d); see `look`."""
 
     def parts() -> Iterator[Arrays]:
-        for c in chunks(len(images)):
-            yield {"y": look(name, to_float(images[c.start : c.stop]).to(device), grid).half().cpu().numpy()}
+        with visiting(load_vision(name.partition(":qk")[0]), device):
+            for c in chunks(len(images)):
+                yield {"y": look(name, to_float(images[c.start : c.stop]).to(device), grid).half().cpu().numpy()}
 
     return cached("teacher", (key, fingerprint(name), grid), len(images), parts)["y"]
 

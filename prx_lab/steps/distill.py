@@ -132,6 +132,7 @@ class GuidanceDistillation(Distil):
         super().check(recipe)
         if type(self.guidance) is not CFG:
             raise LabError(f"{type(self.guidance).__name__} cannot be distilled: only the scale of CFG(...) is known at every time.")
+        self.guidance.check(recipe)
 
     def build(self, learner: "Learner") -> Guided:
         return Guided(learner.model, learner.recipe.predict, self.guidance)

@@ -112,6 +112,8 @@ class IREPA(Term):
             raise LabError(f"gamma is {self.gamma}; iREPA removes a share of the mean token in [0, 1].")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise LabError(f"kernel is {self.kernel}; iREPA's convolution needs an odd width to keep the grid.")
+        if recipe.scale.tokens < 2:
+            raise LabError("iREPA compares the tokens of an image, and here it has one; raise scale.grid.")
         require_all_tokens(recipe, tapped(self.depth, recipe.scale.depth), "iREPA's convolution")
 
     def build(self, model: PRX, widths: Mapping[str, int]) -> TermModule:

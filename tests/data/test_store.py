@@ -8,7 +8,7 @@ from tiny import store
 
 from prx_lab.data.batch import Text
 from prx_lab.data.load import load_source
-from prx_lab.data.store import cached, images_of, order, to_float, to_uint8
+from prx_lab.data.store import cached, images_of, order, to_float, to_uint8, visiting
 from prx_lab.errors import LabError
 
 
@@ -52,6 +52,17 @@ def test_a_full_disk_is_one_sentence(own_cache):
     with pytest.raises(LabError, match="free some space or set PRX_LAB_CACHE"):
         cached("numbers", ["k"], 10, full)
     assert [p for p in own_cache.iterdir() if p.suffix != ".lock"] == []
+
+
+def test_a_network_visits_a_device_and_goes_back_also_after_an_error():
+    network, there = torch.nn.Linear(2, 2), torch.device("meta")
+    with visiting(network, torch.device("cpu")):
+        assert network.weight.device.type == "cpu"
+    moved = []
+    network.to = lambda device: moved.append(torch.device(device).type)
+    with pytest.raises(ValueError), visiting(network, there):
+        raise ValueError
+    assert moved == ["meta", "cpu"]
 
 
 def test_every_epoch_is_a_fresh_permutation_that_depends_on_the_seed():

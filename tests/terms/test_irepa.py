@@ -1,6 +1,7 @@
 """iREPA: the known answers of its normalisation, the convolution against a linear map, and the float64 loop of the whole term."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,11 @@ def test_a_tap_in_a_route_is_refused_and_one_outside_is_not(router):
 def test_wrong_settings_are_refused(change, word):
     with pytest.raises(LabError, match=word):
         BASE.plus(IREPA(**change))
+
+
+def test_one_token_has_no_deviation():
+    with pytest.raises(LabError, match="raise scale.grid"):
+        BASE.but(scale=replace(BASE.scale, grid=1)).plus(IREPA())
 
 
 def test_it_trains_and_the_alignment_grows():

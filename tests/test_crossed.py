@@ -1,0 +1,87 @@
+"""Two changes that multiply have a ratio of ratios of 1, and its interval holds the noise of all four trainings."""
+
+import math
+
+import pytest
+
+from prx_lab import crossed
+from prx_lab.claims import noises
+from prx_lab.errors import LabError
+from prx_lab.evidence import change
+from prx_lab.record import records, write_json
+from tests.made_up import write_run
+
+LUCK, NOISE = (1.0, 1.1, 0.9), (1.0, 1.02, 0.98)
+TECHNIQUE, FASTER = 0.8, 0.5  # what either does alone
+ROWS = {"baseline": 1.0, "repa": TECHNIQUE, "high-lr": FASTER}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A technique, a rate, and both: they multiply, but for noise; a fifth recipe tells nothing but how runs scatter."""
+    for i, (name, factor) in enumerate((ROWS | {"repa-high-lr": TECHNIQUE * FASTER, "tread": 1.5}).items()):
+        for seed, luck in enumerate(LUCK):
+            write_run(tmp_path, name, seed, 20 * luck * factor * NOISE[(seed + i) % 3])
+    return tmp_path
+
+
+FIRST, SECOND = ("repa", "baseline"), ("repa-high-lr", "high-lr")
+
+
+def test_changes_that_multiply_leave_a_ratio_of_one(root):
+    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    assert one.seeds == (0, 1, 2)
+    assert 1 + one.first.mean == pytest.approx(TECHNIQUE) and 1 + one.second.mean == pytest.approx(TECHNIQUE)
+    assert one.moved.mean == pytest.approx(0, abs=1e-12) and one.moved.lo < 0 < one.moved.hi
+
+
+def test_the_last_interval_has_the_noise_of_four_trainings(root):
+    one, found = crossed.crossing(FIRST, SECOND, "fid", root=root), records(root).found
+    names = [next(run.folder.parent.name for run in found if run.name == name) for name in (*FIRST, *SECOND)]
+    whole = noises(found, "cpu", "fid")
+    assert whole.between(*names).value == pytest.approx(sum(whole.of(name).value for name in names))
+    values = [{run.seed: run.metric("fid") for run in found if run.name == name} for name in (*FIRST, *SECOND)]
+    ratios = [{seed: a[seed] / b[seed] for seed in a} for a, b in (values[:2], values[2:])]
+    assert one.moved == change(ratios[1], ratios[0], whole.between(*names))
+    wide = math.log((1 + one.moved.hi) / (1 + one.moved.lo)) / math.log((1 + one.first.hi) / (1 + one.first.lo))
+    assert 1.2 < wide < 1.6  # about the root of two
+
+
+def test_a_technique_that_gains_less_under_the_other_change_is_seen(root):
+    for seed, luck in enumerate(LUCK):
+        write_run(root, "repa-high-lr", seed, 20 * luck * FASTER * 1.5 * NOISE[seed])
+    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    assert 1 + one.moved.mean == pytest.approx(1.5 / TECHNIQUE, rel=0.03) and one.moved.lo > 0
+
+
+def test_only_seeds_that_all_four_have_count(root):
+    write_run(root, "repa", 3, 1.0)  # alone, and so far off that a mean would show it
+    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    assert one.seeds == (0, 1, 2) and 1 + one.first.mean == pytest.approx(TECHNIQUE)
+
+
+def test_the_luck_of_images_widens_the_intervals(root, monkeypatch):
+    before = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    monkeypatch.setattr(crossed.luck, "shared", lambda *_: 0.01)
+    after = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    for old, new in ((before.first, after.first), (before.moved, after.moved)):
+        assert new.lo < old.lo and new.hi > old.hi and new.mean == old.mean
+
+
+def test_a_table_has_a_line_a_metric_and_leaves_out_what_is_not_recorded(root):
+    told = crossed.table([(FIRST, SECOND), (("sprint", "baseline"), ("tread", "high-lr"))], ("fid", "composition"), root=root)
+    assert [row[:4] for row in told.rows] == [("repa / baseline", "repa-high-lr / high-lr", m, "3") for m in ("FID ↓", "composition % ↑")]
+    assert told.rows[0][4].startswith("0.80 [") and told.rows[1][6].startswith("1.00 [")
+    with pytest.raises(LabError, match="No four recipes"):
+        crossed.table([(("sprint", "baseline"), ("tread", "high-lr"))], root=root)
+
+
+def test_two_pairs_with_a_recipe_in_common_are_refused():
+    with pytest.raises(LabError, match="four different recipes"):
+        crossed.crossing(("repa", "baseline"), ("tread", "baseline"), "fid")
+
+
+def test_rows_judged_on_other_images_are_not_crossed(root):
+    for run in records(root, "cpu", "repa"):
+        write_json(run.folder / "recipe.json", run.recipe | {"data": "photos"})
+    assert crossed.crossing(FIRST, SECOND, "fid", root=root) is None

@@ -25,6 +25,7 @@ from prx_lab.table import choose
 
 QUALITY = ("fid", "cmmd", "dino_mmd")
 REPRODUCED, NOT, UNDECIDED, MISSING = "reproduced", "not reproduced", "undecided", "not recorded yet"
+APART = f"{UNDECIDED}: recorded with other images, captions or settings of the scale than its baseline"
 MANY = "cpu-1024"  # where the post has 1024 tokens
 LARGE = 9.0  # a change beyond is told as a factor
 MARGIN = 0.05  # a change within this share of the baseline is no change
@@ -226,7 +227,8 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
             runs, base = pair(found, claim.recipe, claim.against, place)
             images = luck.shared(runs, base, metric.name)
             ours = above(changed(runs, base, metric.name, noise_at(place, metric.name), images), base, metric.name)
-            made.append(Finding(claim, metric, post, ours, verdict(sign, post, ours), math.isfinite(images)))
+            apart = base and not runs and of_recipe(found, claim.recipe, place)
+            made.append(Finding(claim, metric, post, ours, APART if apart else verdict(sign, post, ours), math.isfinite(images)))
     return tuple(made)
 
 

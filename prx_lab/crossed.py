@@ -15,75 +15,83 @@ from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
 from prx_lab.listing import Listing
-from prx_lab.record import Record, alike, records
+from prx_lab.record import alike, records
 
 Pair = tuple[str, str]  # a recipe and what it is held against
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """The change from a recipe to another in two pairs over the seeds that all four have, and from the first ratio to the second."""
+    """The change from a recipe to another in two pairs over the seeds that all four have, and from the first ratio to the second.
+
+    `images` says of how many of the two pairs the luck of images is recorded, and so in the intervals.
+    """
 
     seeds: tuple[int, ...]
     first: Estimate
     second: Estimate
     moved: Estimate
+    images: int
 
 
 def crossing(first: Pair, second: Pair, metric: str, scale: str = "cpu", root: str | Path = "results") -> Crossing | None:
-    """What a metric's ratio of the pair `first` becomes in the pair `second`; None where the four share no seed.
+    """What a metric's ratio of the pair `first` becomes in the pair `second`; None where the four share no seed or are judged otherwise.
 
-    Intervals are those of `evidence.change` with the noise of the whole scale; that of the last has the noise of all four trainings
-    and, where they are recorded, the luck of images of both pairs, as if the two were independent. LabError unless all four recipes
-    differ: of two pairs with a recipe in common that one's noise would be counted twice.
+    A seed counts where all four values are above zero. Intervals are those of `evidence.change` with the noise of the whole scale; that
+    of the last has the noise of all four trainings and, where they are recorded, the luck of images of both pairs, as if the two were
+    independent. LabError unless all four recipes differ: of two pairs with a recipe in common that one's noise would be counted twice.
     """
-    names = (*first, *second)
-    if len(set(names)) < len(names):
-        raise LabError(f"A crossing needs four different recipes, not {', '.join(names)}.")
-    found = records(root, scale).found
+    names, found = (*first, *second), records(root, scale).found
     runs = [of_recipe(found, name, scale) for name in names]
-    if not all(runs) or not all(alike(a, b) for a, b in ((runs[0][0], runs[1][0]), (runs[2][0], runs[3][0]))):
+    folders = [own[0].folder.parent.name if own else name for own, name in zip(runs, names)]
+    if len(set(folders)) < len(folders):
+        raise LabError(f"A crossing needs four different recipes, not {', '.join(names)}.")
+    if not all(runs) or not all(alike(runs[i][0], runs[i + 1][0]) for i in (0, 2)):
         return None
-    values = [{run.seed: run.metric(metric) for run in own} for own in runs]
-    seeds = tuple(sorted(set.intersection(*(set(own) for own in values))))
+    values = [{run.seed: value for run in own if (value := run.metric(metric)) > 0 and math.isfinite(value)} for own in runs]
+    seeds = tuple(sorted(set.intersection(*map(set, values))))
     if not seeds:
         return None
-    whole, folders = noises(found, scale, metric), [own[0].folder.parent.name for own in runs]
+    whole = noises(found, scale, metric)
     ours, base, theirs, other = ({seed: own[seed] for seed in seeds} for own in values)
-    images = [lucky(runs[i], runs[i + 1], seeds, metric) for i in (0, 2)]
-    ratios = [{seed: a[seed] / b[seed] if b[seed] else math.nan for seed in seeds} for a, b in ((ours, base), (theirs, other))]
+    images = [luck.shared(*([run for run in own if run.seed in seeds] for own in runs[i : i + 2]), metric) for i in (0, 2)]
+    known = [one for one in images if math.isfinite(one)]
+    ratios = [{seed: a[seed] / b[seed] for seed in seeds} for a, b in ((ours, base), (theirs, other))]
     return Crossing(
         seeds,
-        change(ours, base, whole.between(*folders[:2]), images[0]),
-        change(theirs, other, whole.between(*folders[2:]), images[1]),
-        change(ratios[1], ratios[0], whole.between(*folders), sum(images)),
+        change(ours, base, whole.between(*folders[:2]), 0.0 if math.isnan(images[0]) else images[0]),
+        change(theirs, other, whole.between(*folders[2:]), 0.0 if math.isnan(images[1]) else images[1]),
+        change(ratios[1], ratios[0], whole.between(*folders), sum(known)),
+        len(known),
     )
-
-
-def lucky(runs: Sequence[Record], base: Sequence[Record], seeds: Sequence[int], metric: str) -> float:
-    """The luck of images in a ratio over some seeds; 0 where none is recorded."""
-    found = luck.shared(*([run for run in own if run.seed in seeds] for own in (runs, base)), metric)
-    return 0.0 if math.isnan(found) else found
 
 
 def table(
     rows: Sequence[tuple[Pair, Pair]], metrics: Sequence[str] = ("fid",), scale: str = "cpu", root: str | Path = "results"
 ) -> Listing:
-    """A line for each two pairs and metric: the ratio in either, and the second over the first. LabError where nothing is recorded."""
-    lines = []
+    """A line for each two pairs and metric: the ratio in either, and the second over the first; what is not recorded is named below.
+
+    LabError where nothing is recorded.
+    """
+    lines, missing, known = [], [], 0
     for first, second in rows:
         for metric in metrics:
             one = crossing(first, second, metric, scale, root)
             if one:
                 ratios = (factor(Estimate(e.n, 1 + e.mean, 1 + e.lo, 1 + e.hi)) for e in (one.first, one.second, one.moved))
                 lines.append((" / ".join(first), " / ".join(second), METRICS[metric].head, str(len(one.seeds)), *ratios))
+                known += one.images
+            else:
+                missing.append(f"{' / '.join(first)} beside {' / '.join(second)} in {METRICS[metric].title}")
     if not lines:
         raise LabError(f"No four recipes of these pairs share a seed at {scale} scale yet.")
-    notes = (
+    notes = [
         "Geometric means over the seeds that all four recipes have, with 95 % t intervals whose noise is learnt from all recipes of the "
         "scale; one seed has none. The last column is 1 where the two changes know nothing of each other.",
-    )
-    return Listing(("first pair", "second pair", "measure", "n", "first", "second", "second / first"), tuple(lines), NUMBERS, notes)
+        f"The luck of images is recorded for {known} of these {2 * len(lines)} pairs; without it an interval is somewhat too narrow.",
+    ]
+    notes += [f"Not recorded with a seed in common: {'; '.join(missing)}."] * bool(missing)
+    return Listing(("first pair", "second pair", "measure", "n", *RATIOS), tuple(lines), ("n", *RATIOS), tuple(notes))
 
 
-NUMBERS = ("n", "first", "second", "second / first")
+RATIOS = ("first", "second", "second / first")

@@ -71,19 +71,24 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
 def verdicts(
     names: Sequence[str], metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
 ) -> dict[str, str]:
-    """{recipe: `better`, `worse` or `undecided`} by the intervals that `forest` draws; recipes that it leaves out are left out."""
+    """{recipe: `better`, `worse`, `undecided` or `undecided: one seed`} as in `forest`; what it leaves out is left out."""
     (column,) = columns([metric], list(records(root, scale)))
     found = branches(metric, names, scale, baseline, root)
     return {one.name: one.verdict(column) + ": one seed" * (one.ours.n == 1) for one in found}
 
 
 def ranked(
-    metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results", among: Collection[str] = ()
+    metric: str = "fid",
+    scale: str = "cpu",
+    baseline: str = "baseline",
+    root: str | Path = "results",
+    among: Collection[str] = (),
+    seeds: Collection[int] = (),
 ) -> tuple[str, ...]:
-    """The recorded recipes that are judged as the baseline is, the best first; only those `among` the given names where there are any."""
+    """The recorded recipes that are judged as the baseline is, the best first; of the given names and seeds where there are any."""
     names = sorted({run.name for run in records(root, scale) if not among or run.name in among} - {baseline})
     sign = 1 if METRICS[metric].lower else -1
-    return tuple(one.name for one in sorted(branches(metric, names, scale, baseline, root), key=lambda one: sign * one.ours.mean))
+    return tuple(one.name for one in sorted(branches(metric, names, scale, baseline, root, seeds), key=lambda one: sign * one.ours.mean))
 
 
 def forest(
@@ -105,14 +110,17 @@ def forest(
     from matplotlib import rc_context
 
     (column,) = columns([metric], list(records(root, scale)))
-    found = branches(metric, ranked(metric, scale, baseline, root) if names is None else names, scale, baseline, root, seeds)
+    rows = ranked(metric, scale, baseline, root, seeds=seeds) if names is None else names
+    found = branches(metric, rows, scale, baseline, root, seeds)
     if not found:
         which = f" of {', '.join(names)}" if names else ""
         raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
     missing = [name for name in names or () if name not in {one.name for one in found}]
     narrow = [one.name for one in found if one.ours.n > 1 and not one.images]
     some = any(one.images for one in found)
-    told = {f"not recorded with a seed of {baseline}, or judged otherwise": missing}
+    only = ["seeds of all rows"] * bool(seeds)
+    told = dict.fromkeys(only, [str(seed) for seed in sorted(seeds)])
+    told["not recorded with such a seed" if seeds else f"not recorded with a seed of {baseline}, or judged otherwise"] = missing
     told["without the luck of images"] = narrow if some or not narrow else ["all"]
     wide = 100 - max(len(one.name) for one in found)  # the axis begins behind the longest name
     below = [line for words, them in told.items() if them for line in textwrap.wrap(f"{words}: {', '.join(them)}", wide)]

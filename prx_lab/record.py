@@ -192,7 +192,7 @@ def kind(run: Record) -> str:
 
 
 def alike(run: Record, base: Record) -> bool:
-    """Whether two runs of a scale are judged against the same images, given captions of the same kind, and of one size and length."""
+    """Whether two runs are judged against the same images, given captions of the same kind, and have the same settings of their scale."""
     return kind(run) == kind(base)
 
 

@@ -1,6 +1,7 @@
 """One experiment from start to record: prepare the data, train, evaluate along the way, write the run folder."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -109,8 +110,10 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
         if not last and (until < training.step_index or any(row["step"] == until for row in curve)):
             continue  # measured, or its weights are gone
         reset_peak()  # a device's peak is that of training: what encoding and evaluation take depends on caches
+        before = training.step_index
         log_steps(training, until, folder)
-        peaks.append(peak_memory())
+        if training.step_index > before:  # not where a run goes on that was killed in its last evaluation
+            peaks.append(peak_memory())
         (shown,) = world.share(judge.n if last else judge.n_curve)
         images = pictures(training.sampler_model(), training.recipe, judge, shown, training.store.mean)
         here = max(0, judge.n_curve - shown.start)  # every point of the curve from as many images: FID depends on n
@@ -119,8 +122,6 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
         curve = [row for row in curve if row["step"] != until] + [point]
         if world.main:
             record.append_json(folder / "curve.jsonl", point)
-    reset_peak()
-    peaks.append(peak_memory())  # where it cannot be reset, that of the process until now
     dtypes = audit(training.learner, training.optimizer, training.recipe.precision, device)
     grid, found = world.gather(images[: max(0, SHOWN - shown.start)]), judged(images, judge, world)
     with world.agreed():
@@ -128,7 +129,7 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
             record.write_json(folder / "env.json", record.env(dtypes, str(device)) | layout(world, budget))
             save_grid(grid, folder / "samples.png")
             luck.write(folder, found.influences())
-            finish(folder, training, judge, found.scores(), curve, max(peaks, key=lambda peak: peak.mib))
+            finish(folder, training, judge, found.scores(), curve, peaks)
 
 
 def layout(world: World, budget: Budget) -> dict[str, Any]:
@@ -145,9 +146,13 @@ def log_steps(training: Training, until: int, folder: Path) -> None:
             record.append_json(folder / "train.jsonl", row)
 
 
-def finish(folder: Path, training: Training, judge: Bench, metrics: dict[str, Any], curve: list[dict[str, Any]], memory: Memory) -> None:
+def finish(
+    folder: Path, training: Training, judge: Bench, metrics: dict[str, Any], curve: list[dict[str, Any]], peaks: list[Memory]
+) -> None:
     """Write eval.json, last of all: it says that the record is complete."""
-    recipe = training.whole
+    recipe, memory = training.whole, peak_memory()
+    if memory.kind == "cuda":  # since the last reset, evaluation with it
+        memory = max(peaks, key=lambda peak: peak.mib, default=Memory(math.nan, "cuda"))
     captions = judge.source.captions(range(min(SHOWN, judge.n)), recipe.reference.captions)
     rate = images_per_second([row["images_per_s"] for row in lines(folder / "train.jsonl") if "images_per_s" in row])
     throughput = {"images_per_s": rate, "batches_per_s": rate and rate / recipe.scale.batch, "seconds": training.seconds}

@@ -224,7 +224,9 @@ def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown
     lines += shared(rows, shown)
     apart = [label for label, runs in groups.items() if runs and base and not all(alike(run, base[0]) for run in runs)]
     if apart:
-        lines.append(f"Judged on other images, given other captions or of another size, so without a difference: {', '.join(apart)}.")
+        lines.append(
+            f"Judged on other images, given other captions or trained at other settings, so without a difference: {', '.join(apart)}."
+        )
     sizes = sorted({int(n) for record in used if (n := number(record.eval.get("n"))) >= 1})
     if sizes:
         text = " or ".join(map(str, sizes))

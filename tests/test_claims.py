@@ -224,7 +224,7 @@ def test_a_score_that_never_moves_says_nothing_about_seeds(tmp_path):
 def test_a_recipe_judged_on_other_images_tests_no_claim(root):
     for run in records(root, "cpu", "muon"):
         write_json(run.folder / "recipe.json", run.recipe | {"data": "photos"})
-    assert {one.verdict for one in claims.findings("cpu", root, ("muon",))} == {MISSING}
+    assert {one.verdict for one in claims.findings("cpu", root, ("muon",))} == {claims.APART}
     assert "muon" not in [pair.recipe for pair in ranks.pairs("fid", "cpu", root)]
 
 
@@ -233,11 +233,11 @@ def test_a_recipe_whose_scale_was_changed_tests_no_claim(root):
     for seed in range(3):
         folder = write_run(root, "sprint", seed, 5.0 + 40 * seed)
         write_json(folder / "recipe.json", {"type": "Recipe", "scale": asdict(SCALES["cpu"]) | {"steps": 20}})
-    assert {one.verdict for one in claims.findings("cpu", root, ("sprint",))} == {MISSING}
+    assert {one.verdict for one in claims.findings("cpu", root, ("sprint",))} == {claims.APART}
     after = claims.noises(records(root).found, "cpu", "fid").typical
     assert (after.value, after.freedom) == pytest.approx((before.value, before.freedom))
     table = Table.of("cpu", root=root)
-    assert "of another size, so without a difference: sprint." in repr(table)
+    assert "trained at other settings, so without a difference: sprint." in repr(table)
     assert math.isnan(next(row for row in table.rows if row.label == "sprint").cells["fid"].difference()[0])
 
 

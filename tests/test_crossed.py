@@ -1,5 +1,6 @@
 """Two changes that multiply have a ratio of ratios of 1, and its interval holds the noise of all four trainings."""
 
+import json
 import math
 
 import pytest
@@ -60,8 +61,21 @@ def test_only_seeds_that_all_four_have_count(root):
     assert one.seeds == (0, 1, 2) and 1 + one.first.mean == pytest.approx(TECHNIQUE)
 
 
+@pytest.mark.parametrize("bad", [None, 0.0])
+def test_a_seed_counts_where_all_four_have_a_value(root, bad):
+    for name, value in (("repa", bad), ("repa-high-lr", 900.0)):  # the seed that falls out of one falls out of all
+        folder = write_run(root, name, 2, 1.0)
+        told = json.loads((folder / "eval.json").read_text())
+        told["metrics"]["fid"]["value"] = value
+        write_json(folder / "eval.json", told)
+    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    assert one.seeds == (0, 1) and one.first.n == one.second.n == one.moved.n == 2
+    assert (1 + one.second.mean) / (1 + one.first.mean) == pytest.approx(1 + one.moved.mean)
+
+
 def test_the_luck_of_images_widens_the_intervals(root, monkeypatch):
     before = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    assert before.images == 0 and "recorded for 0 of these 2 pairs" in repr(crossed.table([(FIRST, SECOND)], root=root))
     monkeypatch.setattr(crossed.luck, "shared", lambda *_: 0.01)
     after = crossed.crossing(FIRST, SECOND, "fid", root=root)
     for old, new in ((before.first, after.first), (before.moved, after.moved)):
@@ -71,6 +85,7 @@ def test_the_luck_of_images_widens_the_intervals(root, monkeypatch):
 def test_a_table_has_a_line_a_metric_and_leaves_out_what_is_not_recorded(root):
     told = crossed.table([(FIRST, SECOND), (("sprint", "baseline"), ("tread", "high-lr"))], ("fid", "composition"), root=root)
     assert [row[:4] for row in told.rows] == [("repa / baseline", "repa-high-lr / high-lr", m, "3") for m in ("FID ↓", "composition % ↑")]
+    assert "sprint / baseline beside tread / high-lr in FID; " in repr(told)
     assert told.rows[0][4].startswith("0.80 [") and told.rows[1][6].startswith("1.00 [")
     with pytest.raises(LabError, match="No four recipes"):
         crossed.table([(("sprint", "baseline"), ("tread", "high-lr"))], root=root)

@@ -120,6 +120,18 @@ def test_a_recipe_that_is_not_recorded_is_named_below(root):
     assert below[0].endswith(f"judged otherwise: sprint, camera\n{luck}") and below[1:] == [luck, luck]
 
 
+def test_rows_are_compared_on_the_seeds_that_are_asked_for(root):
+    whole = branches("fid", ("muon", "tread"), "cpu", "baseline", root)
+    write_run(root, "muon", 2, 4000.0)  # a seed that would turn the order round
+    write_run(root, "tread", 7, 1.0)
+    plot = forest(("muon", "tread", "flux2"), root=root, seeds=(0, 1))
+    muon, tread = branches("fid", ("muon", "tread"), "cpu", "baseline", root, (0, 1))
+    assert (muon.ours.n, tread.ours.n) == (2, 2) and muon.ours.mean == pytest.approx(whole[0].ours.mean, rel=0.05)
+    assert [text.get_text() for text in plot.figure.axes[0].get_yticklabels()] == ["muon (2)", "tread (2)", "flux2 (1)"]
+    assert "seeds of all rows: 0, 1" in plot.figure.axes[0].get_xlabel()
+    assert ranked(root=root, seeds=(0, 1))[0] == "muon" and ranked(root=root)[-1] == "muon"
+
+
 def test_what_is_timed_or_has_no_width_gets_no_verdict(root):
     one = branches("fid", ("muon",), "cpu", "baseline", root)[0]
     assert one.verdict(METRICS["fid"]) == "better" and one.verdict(METRICS["seconds_to_baseline"]) == "undecided"

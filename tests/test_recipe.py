@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_lab.errors import LabError
-from prx_lab.guidance import SelfGuidance
+from prx_lab.guidance import PathDrop, SelfGuidance, SparseGuidance
 from prx_lab.optim import EMA, AdamW
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
@@ -15,6 +15,8 @@ from prx_lab.recipes import BASE, RECIPES, recipe
 from prx_lab.routing import TREAD
 from prx_lab.sample import CFG
 from prx_lab.scales import SCALES
+from prx_lab.sprint import SPRINT
+from prx_lab.steps.distill import GuidanceDistillation
 from prx_lab.terms import REPA, FlowMatching
 
 DIFFERENCES = {  # the fields, and no other, in which each recipe differs from BASE
@@ -205,8 +207,13 @@ def test_guidance_acts_in_an_interval_that_exists():
     for low, high in ((0.9, 0.5), (-0.1, 1.0), (0.0, 1.5)):
         with pytest.raises(LabError, match="low <= high"):
             BASE.but(guidance=CFG(3.0, low, high))
+    backwards = {"low": 0.9, "high": 0.5}
+    guided = [(TREAD(), SelfGuidance(**backwards)), (TREAD(), SparseGuidance(**backwards)), (SPRINT(), PathDrop(**backwards))]
+    for router, guidance in guided:
+        with pytest.raises(LabError, match="low <= high"):
+            BASE.but(router=router, guidance=guidance)
     with pytest.raises(LabError, match="low <= high"):
-        BASE.but(router=TREAD(), guidance=SelfGuidance(low=0.9, high=0.5))
+        BASE.then(0.6, BASE.but(guidance=CFG(1.0), rule=GuidanceDistillation(guidance=CFG(3.0, **backwards))))
 
 
 @pytest.mark.parametrize("path, text", [("phases", "x"), ("optim.betas", "0.9,0.99"), ("time.shift", "0"), ("optim.eps", "nan")])

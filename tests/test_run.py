@@ -1,6 +1,7 @@
 """One experiment end to end on the embedded world: its record, its continuation after an interruption, and sampling from it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from prx_lab import evaluate
 from prx_lab.errors import LabError
+from prx_lab.metrics.throughput import Memory
 from prx_lab.recipes import recipe
 from prx_lab.record import Record
 from prx_lab.run import milestones, run
@@ -54,6 +56,24 @@ def test_an_interrupted_run_continues_to_the_same_numbers(short, recorded, tmp_p
     again, whole = Record.load(run(short, 0, tmp_path)), Record.load(recorded)
     assert again.eval["metrics"] == whole.eval["metrics"]
     assert [r["loss"] for r in again.train] == [r["loss"] for r in whole.train]
+
+
+def test_the_peak_of_a_device_is_that_of_training_and_none_where_nothing_was_trained(short, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def peaks(*found):
+        seen = iter(found)
+        monkeypatch.setattr("prx_lab.run.peak_memory", lambda: Memory(next(seen), "cuda"))
+        return Record.load(run(short, 0, tmp_path)).eval["throughput"]["peak_memory_mb"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prx_lab.run.judged", stop)  # killed in the last evaluation
+        with pytest.raises(KeyboardInterrupt):
+            peaks(100.0, 300.0)
+    assert peaks(900.0) is None
+    shutil.rmtree(tmp_path)
+    assert peaks(100.0, 300.0, 900.0) == 300.0  # two stretches of training, then what evaluation took
 
 
 def test_too_few_images_to_judge_are_refused_before_training(short):

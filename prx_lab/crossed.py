@@ -10,12 +10,13 @@ from pathlib import Path
 
 from prx_lab import luck
 from prx_lab.arrival import factor
-from prx_lab.claims import noises, of_recipe
+from prx_lab.claims import changed, noises, pair
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
+from prx_lab.family import Noise
 from prx_lab.listing import Listing
-from prx_lab.record import alike, records
+from prx_lab.record import Record, records
 
 Pair = tuple[str, str]  # a recipe and what it is held against
 
@@ -34,34 +35,29 @@ class Crossing:
     images: int
 
 
-def crossing(first: Pair, second: Pair, metric: str, scale: str = "cpu", root: str | Path = "results") -> Crossing | None:
+def crossing(found: tuple[Record, ...], first: Pair, second: Pair, metric: str, whole: Noise, scale: str = "cpu") -> Crossing | None:
     """What a metric's ratio of the pair `first` becomes in the pair `second`; None where the four share no seed or are judged otherwise.
 
-    A seed counts where all four values are above zero. Intervals are those of `evidence.change` with the noise of the whole scale; that
+    A seed counts where all four values are above zero. Intervals are those of `claims.changed` with the noise `whole` of the scale; that
     of the last has the noise of all four trainings and, where they are recorded, the luck of images of both pairs, as if the two were
     independent. LabError unless all four recipes differ: of two pairs with a recipe in common that one's noise would be counted twice.
     """
-    names, found = (*first, *second), records(root, scale).found
-    runs = [of_recipe(found, name, scale) for name in names]
-    folders = [own[0].folder.parent.name if own else name for own, name in zip(runs, names)]
+    runs = [*pair(found, *first, scale), *pair(found, *second, scale)]
+    folders = [own[0].folder.parent.name if own else name for own, name in zip(runs, (*first, *second))]
     if len(set(folders)) < len(folders):
-        raise LabError(f"A crossing needs four different recipes, not {', '.join(names)}.")
-    if not all(runs) or not all(alike(runs[i][0], runs[i + 1][0]) for i in (0, 2)):
-        return None
+        raise LabError(f"A crossing needs four different recipes, not {', '.join((*first, *second))}.")
     values = [{run.seed: value for run in own if (value := run.metric(metric)) > 0 and math.isfinite(value)} for own in runs]
     seeds = tuple(sorted(set.intersection(*map(set, values))))
     if not seeds:
         return None
-    whole = noises(found, scale, metric)
-    ours, base, theirs, other = ({seed: own[seed] for seed in seeds} for own in values)
-    images = [luck.shared(*([run for run in own if run.seed in seeds] for own in runs[i : i + 2]), metric) for i in (0, 2)]
+    runs = [[run for run in own if run.seed in seeds] for own in runs]
+    images = [luck.shared(ours, base, metric) for ours, base in (runs[:2], runs[2:])]
     known = [one for one in images if math.isfinite(one)]
-    ratios = [{seed: a[seed] / b[seed] for seed in seeds} for a, b in ((ours, base), (theirs, other))]
+    before, after = ({seed: ours[seed] / base[seed] for seed in seeds} for ours, base in (values[:2], values[2:]))
     return Crossing(
         seeds,
-        change(ours, base, whole.between(*folders[:2]), 0.0 if math.isnan(images[0]) else images[0]),
-        change(theirs, other, whole.between(*folders[2:]), 0.0 if math.isnan(images[1]) else images[1]),
-        change(ratios[1], ratios[0], whole.between(*folders), sum(known)),
+        *(changed(ours, base, metric, whole, own) for (ours, base), own in zip((runs[:2], runs[2:]), images)),
+        change(after, before, whole.between(*folders), sum(known)),
         len(known),
     )
 
@@ -73,10 +69,11 @@ def table(
 
     LabError where nothing is recorded.
     """
-    lines, missing, known = [], [], 0
+    lines, missing, known, found = [], [], 0, records(root, scale).found
+    whole = {metric: noises(found, scale, metric) for metric in metrics}
     for first, second in rows:
         for metric in metrics:
-            one = crossing(first, second, metric, scale, root)
+            one = crossing(found, first, second, metric, whole[metric], scale)
             if one:
                 ratios = (factor(Estimate(e.n, 1 + e.mean, 1 + e.lo, 1 + e.hi)) for e in (one.first, one.second, one.moved))
                 lines.append((" / ".join(first), " / ".join(second), METRICS[metric].head, str(len(one.seeds)), *ratios))

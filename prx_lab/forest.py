@@ -118,8 +118,7 @@ def forest(
     missing = [name for name in names or () if name not in {one.name for one in found}]
     narrow = [one.name for one in found if one.ours.n > 1 and not one.images]
     some = any(one.images for one in found)
-    only = ["seeds of all rows"] * bool(seeds)
-    told = dict.fromkeys(only, [str(seed) for seed in sorted(seeds)])
+    told = {"seeds of all rows": [str(seed) for seed in sorted(seeds)]}
     told["not recorded with such a seed" if seeds else f"not recorded with a seed of {baseline}, or judged otherwise"] = missing
     told["without the luck of images"] = narrow if some or not narrow else ["all"]
     wide = 100 - max(len(one.name) for one in found)  # the axis begins behind the longest name

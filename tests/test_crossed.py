@@ -29,15 +29,20 @@ def root(tmp_path):
 FIRST, SECOND = ("repa", "baseline"), ("repa-high-lr", "high-lr")
 
 
+def of(root):
+    found = records(root).found
+    return crossed.crossing(found, FIRST, SECOND, "fid", noises(found, "cpu", "fid"))
+
+
 def test_changes_that_multiply_leave_a_ratio_of_one(root):
-    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    one = of(root)
     assert one.seeds == (0, 1, 2)
     assert 1 + one.first.mean == pytest.approx(TECHNIQUE) and 1 + one.second.mean == pytest.approx(TECHNIQUE)
     assert one.moved.mean == pytest.approx(0, abs=1e-12) and one.moved.lo < 0 < one.moved.hi
 
 
 def test_the_last_interval_has_the_noise_of_four_trainings(root):
-    one, found = crossed.crossing(FIRST, SECOND, "fid", root=root), records(root).found
+    one, found = of(root), records(root).found
     names = [next(run.folder.parent.name for run in found if run.name == name) for name in (*FIRST, *SECOND)]
     whole = noises(found, "cpu", "fid")
     assert whole.between(*names).value == pytest.approx(sum(whole.of(name).value for name in names))
@@ -51,13 +56,13 @@ def test_the_last_interval_has_the_noise_of_four_trainings(root):
 def test_a_technique_that_gains_less_under_the_other_change_is_seen(root):
     for seed, luck in enumerate(LUCK):
         write_run(root, "repa-high-lr", seed, 20 * luck * FASTER * 1.5 * NOISE[seed])
-    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    one = of(root)
     assert 1 + one.moved.mean == pytest.approx(1.5 / TECHNIQUE, rel=0.03) and one.moved.lo > 0
 
 
 def test_only_seeds_that_all_four_have_count(root):
     write_run(root, "repa", 3, 1.0)  # alone, and so far off that a mean would show it
-    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    one = of(root)
     assert one.seeds == (0, 1, 2) and 1 + one.first.mean == pytest.approx(TECHNIQUE)
 
 
@@ -68,16 +73,16 @@ def test_a_seed_counts_where_all_four_have_a_value(root, bad):
         told = json.loads((folder / "eval.json").read_text())
         told["metrics"]["fid"]["value"] = value
         write_json(folder / "eval.json", told)
-    one = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    one = of(root)
     assert one.seeds == (0, 1) and one.first.n == one.second.n == one.moved.n == 2
     assert (1 + one.second.mean) / (1 + one.first.mean) == pytest.approx(1 + one.moved.mean)
 
 
 def test_the_luck_of_images_widens_the_intervals(root, monkeypatch):
-    before = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    before = of(root)
     assert before.images == 0 and "recorded for 0 of these 2 pairs" in repr(crossed.table([(FIRST, SECOND)], root=root))
     monkeypatch.setattr(crossed.luck, "shared", lambda *_: 0.01)
-    after = crossed.crossing(FIRST, SECOND, "fid", root=root)
+    after = of(root)
     for old, new in ((before.first, after.first), (before.moved, after.moved)):
         assert new.lo < old.lo and new.hi > old.hi and new.mean == old.mean
 
@@ -91,12 +96,13 @@ def test_a_table_has_a_line_a_metric_and_leaves_out_what_is_not_recorded(root):
         crossed.table([(("sprint", "baseline"), ("tread", "high-lr"))], root=root)
 
 
-def test_two_pairs_with_a_recipe_in_common_are_refused():
-    with pytest.raises(LabError, match="four different recipes"):
-        crossed.crossing(("repa", "baseline"), ("tread", "baseline"), "fid")
+def test_two_pairs_with_a_recipe_in_common_are_refused(root):
+    for again in ("baseline", "baseline-0123abcd"):  # under whichever name
+        with pytest.raises(LabError, match="four different recipes"):
+            crossed.table([(("repa", "baseline"), ("tread", again))], root=root)
 
 
 def test_rows_judged_on_other_images_are_not_crossed(root):
     for run in records(root, "cpu", "repa"):
         write_json(run.folder / "recipe.json", run.recipe | {"data": "photos"})
-    assert crossed.crossing(FIRST, SECOND, "fid", root=root) is None
+    assert of(root) is None

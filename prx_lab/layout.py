@@ -1,6 +1,7 @@
 """A scoreboard's lines, made once and set as aligned text, Markdown or HTML."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -126,27 +127,40 @@ def markdown(table: "Table") -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" + "".join(f"\n{note}\n" for note in notes)
 
 
+LINE = "border-top:1px solid #77808c55"
 STYLE = {  # mid-tones that read on white and on a dark page; the theme's own colour for text
-    "run": "border-top:1px solid #77808c55;font-weight:600",
-    "empty": "border-top:1px solid #77808c55;opacity:.6",
+    "run": f"{LINE};font-weight:600",
+    "empty": f"{LINE};opacity:.6",
     "difference": "",
     "post": "opacity:.65;font-size:90%",
     "ceiling": "border-top:1px solid #77808c;font-style:italic",
 }
-VERDICT = {1: "color:#3f9b6c;font-weight:600", -1: "color:#c8553d;font-weight:600", 0: ""}
+VERDICT = {1: ' style="color:#3f9b6c;font-weight:600"', -1: ' style="color:#c8553d;font-weight:600"', 0: ""}
 
 
 def html(table: "Table") -> str:
     """A table for a notebook or the book; a difference whose interval excludes zero is green (better) or red (worse)."""
-    right = "text-align:right;padding:.15em .7em;white-space:nowrap"
-    left = "text-align:left;padding:.15em .7em;white-space:pre"
-    out = ['<table class="prx-table" style="border-collapse:collapse;font-variant-numeric:tabular-nums">', "<tr>"]
-    out += [f'<th style="{right if i else left}">{escape(text)}</th>' for i, text in enumerate(_head(table))]
-    out.append("</tr>")
+    first, *others = _head(table)
+    rows = [("", [words(first, "th"), *(f"<th>{escape(text)}</th>" for text in others)])]
     for line in lines(table):
-        out.append(f'<tr style="{STYLE[line.kind]}"><td style="{left}">{escape(line.label)}</td><td style="{right}">{line.n}</td>')
-        for content, better in zip(line.texts, line.better, strict=True):
-            out.append(f'<td style="{right};{VERDICT[better]}">{escape(content)}</td>')
-        out.append("</tr>")
-    notes = "".join(f"<div>{escape(note)}</div>" for note in table.notes)
-    return "".join(out) + f'</table><div style="font-size:85%;opacity:.75">{notes}</div>'
+        cells = [f"<td{VERDICT[better]}>{escape(text)}</td>" for text, better in zip(line.texts, line.better, strict=True)]
+        rows.append((STYLE[line.kind], [words(line.label), f"<td>{line.n}</td>", *cells]))
+    return framed(rows, table.notes)
+
+
+def words(text: str, tag: str = "td") -> str:
+    """An HTML cell of words; spaces before them indent it."""
+    indent = ";padding-left:1.6em" * text.startswith(" ")
+    return f'<{tag} style="text-align:left{indent}">{escape(text.strip())}</{tag}>'
+
+
+def framed(rows: Sequence[tuple[str, Sequence[str]]], notes: Sequence[str]) -> str:
+    """(style, HTML cells) of each row as a table that scrolls sideways where the page is narrow, the notes small below it.
+
+    Styles stand in the elements, as JupyterLab drops style sheets from a notebook that it does not trust; numbers need none.
+    """
+    opened = {style: f'<tr style="{style}">' if style else "<tr>" for style, _ in rows}
+    body = "".join(f"{opened[style]}{''.join(cells)}</tr>" for style, cells in rows)
+    table = f'<table class="prx-table" style="border-collapse:collapse;font-variant-numeric:tabular-nums">{body}</table>'
+    told = "".join(f"<div>{escape(note)}</div>" for note in notes)
+    return f'<div style="overflow-x:auto">{table}</div><div style="font-size:85%;opacity:.75">{told}</div>'

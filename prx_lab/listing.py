@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from html import escape
 
-from prx_lab.layout import NOTHING
+from prx_lab.layout import LINE, NOTHING, framed, words
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,13 +26,9 @@ class Listing:
         return text.rjust(width) if self.head[i] in self.right else text.ljust(width)
 
     def _repr_html_(self) -> str:
-        styles = [f"text-align:{'right' if name in self.right else 'left'};padding:.15em .7em;white-space:nowrap" for name in self.head]
-        head = "".join(f'<th style="{style}">{escape(name)}</th>' for name, style in zip(self.head, styles, strict=True))
-        body = []
-        for row in self.rows:
-            cells = "".join(f'<td style="{style}">{escape(text or NOTHING)}</td>' for text, style in zip(row, styles, strict=True))
-            body.append(f'<tr style="border-top:1px solid #77808c55">{cells}</tr>')
-        table = '<table class="prx-table" style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
-        notes = "".join(f"<div>{escape(note)}</div>" for note in self.notes)
-        rows = f"<tr>{head}</tr>{''.join(body)}"
-        return f'<div style="overflow-x:auto">{table}{rows}</table></div><div style="font-size:85%;opacity:.75">{notes}</div>'
+        head = [self._cell(name, name, "th") for name in self.head]
+        body = [(LINE, [self._cell(name, text or NOTHING) for name, text in zip(self.head, row, strict=True)]) for row in self.rows]
+        return framed([("", head), *body], self.notes)
+
+    def _cell(self, name: str, text: str, tag: str = "td") -> str:
+        return f"<{tag}>{escape(text)}</{tag}>" if name in self.right else words(text, tag)

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -178,19 +177,17 @@ class Recipe(Spec):
         return self.plan[-1][1]
 
     def but(self, **changes: Any) -> "Recipe":
-        """The same recipe with some fields replaced."""
+        """The same recipe with some fields replaced, and each of them in every phase that has what is replaced."""
         known = [f.name for f in fields(self)]
         for key in changes:
             require(key in known, f"A recipe has no field '{key}'.{nearest(key, known)} Its fields are {', '.join(known)}.")
-        return self.along(lambda recipe: replace(recipe, **changes), changes)
-
-    def along(self, change: Callable[["Recipe"], "Recipe"], names: Iterable[str]) -> "Recipe":
-        """Change this recipe, and every phase in which the fields `names` are what they are here."""
-        if not self.phases or "phases" in names:
-            return change(self)
-        same = [all(getattr(phase.recipe, n) == getattr(self, n) for n in names) for phase in self.phases]
-        phases = tuple(replace(p, recipe=change(p.recipe)) if s else p for p, s in zip(self.phases, same))
-        return replace(change(replace(self, phases=())), phases=phases)
+        if "phases" in changes:
+            return replace(self, **changes)
+        phases = []
+        for phase in self.phases:
+            same = {name: value for name, value in changes.items() if getattr(phase.recipe, name) == getattr(self, name)}
+            phases.append(replace(phase, recipe=replace(phase.recipe, **same)))
+        return replace(self, phases=tuple(phases), **changes)
 
     def then(self, start: float, recipe: "Recipe") -> "Recipe":
         """The same recipe, continued under `recipe` from the share `start` of the steps on."""
@@ -207,8 +204,10 @@ class Recipe(Spec):
 
     def set(self, path: str, text: str) -> "Recipe":
         """The same recipe with the field at a dotted path, such as `scale.steps`, read from text."""
-        names = path.split(".")
-        return self.along(lambda recipe: set_path(recipe, names, text), names[:1])
+        first, *_ = names = path.split(".")
+        if first == "phases":
+            return set_path(self, names, text)
+        return self.but(**{first: getattr(set_path(replace(self, phases=()), names, text), first)})  # phases follow as in `but`
 
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """{path: (value here, value there)} for every field in which the two recipes differ."""

@@ -122,11 +122,6 @@ class Table:
         return pandas.DataFrame(lines, columns=names)
 
 
-def markdown_table(scale: str, root: str | Path = "results") -> str:
-    """The table of everything recorded at `scale`, as Markdown."""
-    return Table.of(scale, root=root).markdown()
-
-
 # ---------------------------------------------------------------------------------------------- arranging
 def build(
     found: Records,

@@ -9,7 +9,7 @@ from prx_lab import cli
 from prx_lab.cli.making import summary
 from prx_lab.cli.options import resolve
 from prx_lab.recipes import PUBLISHED, RECIPES
-from prx_lab.record import name_of, run_folder
+from prx_lab.record import CHECKOUT, name_of, run_folder
 from tests.made_up import write_run
 
 COMMANDS = (
@@ -45,8 +45,12 @@ def test_help_has_a_sentence_and_an_example_for_each_command(capsys):
         assert f"Example: prx-lab {command}" in capsys.readouterr().out
 
 
-def test_help_imports_nothing_heavy():
-    code = "import sys, prx_lab.cli as c; c.call(['--help']); print(sorted({'torch', 'numpy', 'matplotlib', 'pandas'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    "words, heavy",
+    [(["--help"], ("torch", "numpy", "matplotlib", "pandas")), (["table", "--root", str(CHECKOUT / "results")], ("torch", "pandas"))],
+)
+def test_what_only_tells_imports_nothing_heavy(words, heavy):
+    code = f"import sys, prx_lab.cli as c; c.call({words}); print(sorted(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -14,7 +14,7 @@ from prx_lab.cli import app
 from prx_lab.forest import forest, ranked
 from prx_lab.record import records
 from prx_lab.show import Plot
-from prx_lab.table import markdown_table
+from prx_lab.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -27,7 +27,7 @@ def with_scoreboard(text: str) -> str:
     """README's text with the recorded scoreboard between its two marks."""
     before, _, after = text.split(MARK)
     picture = f"![{glance()}]({GLANCE.relative_to(ROOT).as_posix()})"
-    table = markdown_table(SCALE, ROOT / "results").strip()
+    table = Table.of(SCALE, root=ROOT / "results").markdown().strip()
     fold = f"<details><summary>The whole scoreboard: every recorded recipe, all scores</summary>\n\n{table}\n\n</details>"
     return f"{before}{MARK}\n\n{picture}\n\n{fold}\n\n{MARK}{after}"
 

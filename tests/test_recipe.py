@@ -111,6 +111,7 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "speedrun-no-muon": {"ema", "router", "terms[1]", "phases[0]"},
     "speedrun-no-ema": {"optim", "router", "terms[1]", "phases[0]"},
     "speedrun-no-finish": {"optim", "ema", "router", "terms[1]"},
+    "speedrun-tuned": {"optim", "ema", "terms[1]", "phases[0]"},
     "speedrun-pixels": {"space", "predict", "bottleneck", "time", "optim", "ema", "router", "phases[0]"}
     | {"terms[1]", "terms[2]", "terms[3]"},
     "distilled": {"phases[0]", "phases[1]"},
@@ -201,6 +202,14 @@ def test_set_reads_text_as_the_type_of_the_field():
 def test_a_phase_without_a_step_is_refused(start, steps):
     with pytest.raises(LabError, match="one has no step; raise scale.steps"):
         BASE.but(scale=replace(BASE.scale, steps=steps, evals=1)).then(start, BASE.but(scale=replace(BASE.scale, steps=steps, evals=1)))
+
+
+def test_each_change_reaches_the_phases_that_have_what_it_replaces():
+    stack, router, optim = RECIPES["speedrun"], TREAD(rate=0.75), AdamW(lr_scale=2.0)
+    together = stack.but(router=router, optim=optim)
+    assert together == stack.but(router=router).but(optim=optim) == stack.but(optim=optim).but(router=router)
+    assert [part.optim for _, part in together.plan] == [optim, optim]
+    assert [part.router for _, part in together.plan] == [router, stack.last.router]  # the finish had another one
 
 
 def test_guidance_acts_in_an_interval_that_exists():

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from prx_lab.errors import LabError
 
 
@@ -31,12 +29,16 @@ class Memory:
 
 def reset_peak() -> None:
     """Start a new peak on the device; the resident peak of a process cannot be reset."""
+    import torch  # here: tables read `time_to` and need none of it
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> Memory:
     """Peak of the device since `reset_peak` where CUDA is used, otherwise of the process since its start; never compare the two."""
+    import torch
+
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return Memory(torch.cuda.max_memory_allocated() / 2**20, "cuda")
     import resource  # not on Windows, where only CUDA memory can be read

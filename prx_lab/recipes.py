@@ -129,6 +129,7 @@ RECIPES: dict[str, Recipe] = {
     "speedrun-no-ema": SPEEDRUN.but(ema=EMA()),
     "speedrun-no-finish": SPEEDRUN.but(phases=()),
     "speedrun-tuned": SPEEDRUN.but(router=Dense(), optim=Muon(lr_scale=8.0)),  # what the rows above and the search of rates advise
+    "speedrun-tuned-both": SPEEDRUN.but(router=Dense(), optim=Muon(lr_scale=8.0, aux=AdamW(lr_scale=4.0))),
     "speedrun-pixels": stacked(JIT.but(optim=Muon(), ema=EMA(0.999)).plus(LPIPS(until=1.0), PerceptualDINO(until=1.0))),
     "distilled": BASE.then(0.6, GUIDED).then(0.8, EIGHT),  # the baseline, its guidance, then two steps in one
     "distilled-32": BASE.then(0.6, GUIDED).then(0.75, SIXTEEN).then(0.875, EIGHT),  # 32 steps to 16 to 8
@@ -145,7 +146,7 @@ POST = (
 )  # fmt: skip
 STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
-    "speedrun-tuned", "speedrun-pixels", "repa-dense", "tread", "muon", "ema",
+    "speedrun-tuned", "speedrun-tuned-both", "speedrun-pixels", "repa-dense", "tread", "muon", "ema",
     "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
 FAR = ("short-captions", "jit-v", "jit-v-no-bottleneck")  # tens of times as far as the baseline: they would squeeze a figure

@@ -112,6 +112,7 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "speedrun-no-ema": {"optim", "router", "terms[1]", "phases[0]"},
     "speedrun-no-finish": {"optim", "ema", "router", "terms[1]"},
     "speedrun-tuned": {"optim", "ema", "terms[1]", "phases[0]"},
+    "speedrun-tuned-both": {"optim", "ema", "terms[1]", "phases[0]"},
     "speedrun-pixels": {"space", "predict", "bottleneck", "time", "optim", "ema", "router", "phases[0]"}
     | {"terms[1]", "terms[2]", "terms[3]"},
     "distilled": {"phases[0]", "phases[1]"},

@@ -11,7 +11,7 @@ from pathlib import Path
 from prx_lab import luck
 from prx_lab.arrival import factor
 from prx_lab.claims import changed, noises, pair
-from prx_lab.columns import METRICS
+from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.evidence import Estimate, change
 from prx_lab.family import Noise
@@ -71,15 +71,16 @@ def table(
     """
     lines, missing, known, found = [], [], 0, records(root, scale).found
     whole = {metric: noises(found, scale, metric) for metric in metrics}
+    shown = columns(metrics, [run for run in found if run.scale == scale])
     for first, second in rows:
-        for metric in metrics:
-            one = crossing(found, first, second, metric, whole[metric], scale)
+        for metric in shown:
+            one = crossing(found, first, second, metric.name, whole[metric.name], scale)
             if one:
                 ratios = (factor(Estimate(e.n, 1 + e.mean, 1 + e.lo, 1 + e.hi)) for e in (one.first, one.second, one.moved))
-                lines.append((" / ".join(first), " / ".join(second), METRICS[metric].head, str(len(one.seeds)), *ratios))
+                lines.append((" / ".join(first), " / ".join(second), metric.head, str(len(one.seeds)), *ratios))
                 known += one.images
             else:
-                missing.append(f"{' / '.join(first)} beside {' / '.join(second)} in {METRICS[metric].title}")
+                missing.append(f"{' / '.join(first)} beside {' / '.join(second)} in {metric.title}")
     if not lines:
         raise LabError(f"No four recipes of these pairs share a seed at {scale} scale yet.")
     notes = [

@@ -158,7 +158,7 @@ IMAGES = (
 def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "baseline", recipes: Collection[str] = ()) -> Listing:
     """The net speedup of every recipe that is judged as the baseline is and has a curve, in steps and in seconds.
 
-    Of `recipes` only where some are named. The last column is the FID at the second at which the baseline ends, over its own.
+    Of `recipes` only where some are named. Beside it the score at the second at which the baseline ends, over its own.
     LabError where nothing shares a seed with the baseline.
     """
     found = records(root, scale).found
@@ -176,25 +176,26 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
     if not rows:
         which = f" of {', '.join(recipes)}" if recipes else ""
         raise LabError(f"No recipe{which} has a curve, shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
+    fid = columns(["fid"], base)[0].title
     notes = (
-        f"Net speedup: the time of {baseline} to its final FID over a recipe's time to the same FID; above 1 arrives sooner. "
+        f"Net speedup: the time of {baseline} to its final {fid} over a recipe's time to the same {fid}; above 1 arrives sooner. "
         "Geometric mean over seeds with the 95 % t interval; one seed has no interval.",
-        f"FID at equal time: at the training second at which {baseline} ends, over that of {baseline}; below 1 is better. "
+        f"{fid} at equal time: at the training second at which {baseline} ends, over that of {baseline}; below 1 is better. "
         "A slower recipe is read before its learning rate has fallen to zero; a faster one keeps its last value, an upper bound.",
         "A curve is the nearest falling one and its logarithm is interpolated; the baseline's is treated alike.",
-        "A step takes the median of its phase, so pauses, compilation and evaluation do not count. Teachers' features and "
-        "latents are made before training and do not count either. Steps are exact. Seconds and "
-        "images/s are only indicative: they are of runs that followed one another on a machine that others share.",
+        "A step takes the median of its phase, so pauses, compilation and evaluation do not count. Teachers' features and latents are "
+        "made before training and do not count either. Steps are exact. Seconds, what is read at equal time and images/s are only "
+        "indicative: they are of runs that followed one another on a machine that others share.",
         *judged_on(scale, root),
     )
-    head = ("recipe", "n", "speedup in steps", "in seconds (indicative)", "FID at equal time (indicative)", "images/s (indicative)")
+    head = ("recipe", "n", "speedup in steps", "in seconds", f"{fid} at equal time", "images/s")
     return Listing(head, tuple(row for _, row in rows), head[1:], notes)
 
 
 def shortened(
     recipes: Sequence[str], short: str = "cpu-short", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
 ) -> Listing:
-    """Whole runs at a short scale against the baseline's whole runs at `scale`: the FID and the training time, as ratios over seeds.
+    """Whole runs at a short scale against the baseline's whole runs at `scale`: lab-FID and the training time, as ratios over seeds.
 
     The strictest reading of a speedrun: every run ends with a learning rate of zero, so no curve is read before its time.
     LabError where no recipe shares a seed with the baseline, and where the two scales are not judged alike.
@@ -212,12 +213,14 @@ def shortened(
             rows.append((name, str(len(runs)), *(factor(geometric([v for v in own if math.isfinite(v)])) for own in (fids, times))))
     if not rows:
         raise LabError(f"No run of {', '.join(recipes)} at {short} scale shares a seed with {baseline} at {scale} scale yet.")
+    fid = columns(["fid"], list(base.values()))[0].title
     notes = (
-        f"Ratios to {baseline} at {scale} scale, same seeds, judged on the same captions: a FID of 1.00 or less has its quality. "
+        f"Ratios to {baseline} at {scale} scale, same seeds, judged on the same captions: a {fid} of 1.00 or less has its quality. "
         "Geometric mean with the 95 % t interval over seeds; one seed has no interval.",
-        f"{SCALES[short].steps} steps against {SCALES[scale].steps}. The time is that of training steps on a machine that others share.",
+        f"{SCALES[short].steps} steps against {SCALES[scale].steps}. The time is that of training "
+        "steps, compiled or not as the length of a run decides, on a machine that others share.",
     )
-    head = ("recipe", "n", "FID, ratio", "training time, ratio (indicative)")
+    head = ("recipe", "n", f"{fid}, ratio", "training time, ratio (indicative)")
     return Listing(head, tuple(rows), head[1:], notes)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prx_lab.table import Cell, Row, Table
 
 NOTHING = "–"
+NO_BREAK = "\u00a0"
 
 
 def minus(text: str) -> str:
@@ -135,16 +136,16 @@ STYLE = {  # mid-tones that read on white and on a dark page; the theme's own co
     "post": "opacity:.65;font-size:90%",
     "ceiling": "border-top:1px solid #77808c;font-style:italic",
 }
-VERDICT = {1: ' style="color:#3f9b6c;font-weight:600"', -1: ' style="color:#c8553d;font-weight:600"', 0: ""}
+VERDICT = {1: "color:#3f9b6c;font-weight:600", -1: "color:#c8553d;font-weight:600", 0: ""}
 
 
 def html(table: "Table") -> str:
     """A table for a notebook or the book; a difference whose interval excludes zero is green (better) or red (worse)."""
     first, *others = _head(table)
-    rows = [("", [words(first, "th"), *(f"<th>{escape(text)}</th>" for text in others)])]
+    rows = [("", [words(first, "th"), *(number(text, "th") for text in others)])]
     for line in lines(table):
-        cells = [f"<td{VERDICT[better]}>{escape(text)}</td>" for text, better in zip(line.texts, line.better, strict=True)]
-        rows.append((STYLE[line.kind], [words(line.label), f"<td>{line.n}</td>", *cells]))
+        cells = [number(text, style=VERDICT[better]) for text, better in zip(line.texts, line.better, strict=True)]
+        rows.append((STYLE[line.kind], [words(line.label), number(line.n), *cells]))
     return framed(rows, table.notes)
 
 
@@ -154,10 +155,16 @@ def words(text: str, tag: str = "td") -> str:
     return f'<{tag} style="text-align:left{indent}">{escape(text.strip())}</{tag}>'
 
 
+def number(text: str, tag: str = "td", style: str = "") -> str:
+    """An HTML cell of a number, which is not broken; notebooks and the book set cells to the right where nothing is said."""
+    opened = f'<{tag} style="{style}">' if style else f"<{tag}>"
+    return f"{opened}{escape(text).replace(' ', NO_BREAK)}</{tag}>"
+
+
 def framed(rows: Sequence[tuple[str, Sequence[str]]], notes: Sequence[str]) -> str:
     """(style, HTML cells) of each row as a table that scrolls sideways where the page is narrow, the notes small below it.
 
-    Styles stand in the elements, as JupyterLab drops style sheets from a notebook that it does not trust; numbers need none.
+    Styles stand in the elements, as JupyterLab drops style sheets from a notebook that it does not trust.
     """
     opened = {style: f'<tr style="{style}">' if style else "<tr>" for style, _ in rows}
     body = "".join(f"{opened[style]}{''.join(cells)}</tr>" for style, cells in rows)

@@ -1,9 +1,8 @@
 """A plain table with a head, rows and notes: aligned text in a terminal, HTML that reads on white and on dark in a notebook."""
 
 from dataclasses import dataclass
-from html import escape
 
-from prx_lab.layout import LINE, NOTHING, framed, words
+from prx_lab.layout import LINE, NOTHING, framed, number, words
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,4 +30,4 @@ class Listing:
         return framed([("", head), *body], self.notes)
 
     def _cell(self, name: str, text: str, tag: str = "td") -> str:
-        return f"<{tag}>{escape(text)}</{tag}>" if name in self.right else words(text, tag)
+        return number(text, tag) if name in self.right else words(text, tag)

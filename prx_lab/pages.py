@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prx_lab import zoo
+from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
 from prx_lab.layout import mark
@@ -163,9 +164,10 @@ def trials(root: str | Path = "results/search") -> "pandas.DataFrame":
     lines = []
     for run in found:
         scale, curve = run.recipe["scale"], run.curve
-        line = {key: scale[key] for key in ("level", "width", "depth", "grid", "batch", "lr", "steps")}
+        line = {key: scale[key] for key in ("level", "width", "depth", "grid", "batch", "lr", "steps", "eval_steps")}
         line |= {"space": run.recipe["space"], "drop": run.recipe["drop"], "guidance": run.recipe["guidance"].get("scale", math.nan)}
-        line |= {name: run.metric(name) for name in ("shape", "colour", "composition", "fid")}
+        line |= {name: run.metric(name) for name in ("shape", "colour", "composition")}
+        line[columns(["fid"], [run])[0].title] = run.metric("fid")
         seconds = run.eval.get("throughput", {}).get("seconds", curve[-1]["seconds"] if curve else math.nan)
         lines.append({"trial": f"{run.id}, seed {run.seed}"} | line | {"seconds": seconds})
     return pandas.DataFrame(lines).sort_values(["shape", "trial"], ascending=[False, True]).set_index("trial")

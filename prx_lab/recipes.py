@@ -146,7 +146,7 @@ POST = (
 )  # fmt: skip
 STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
-    "speedrun-tuned", "speedrun-tuned-both", "speedrun-pixels", "repa-dense", "tread", "muon", "ema",
+    "speedrun-tuned", "speedrun-pixels", "repa-dense", "tread", "muon", "ema",
     "distilled", "distilled-32", "eight-steps", "eight-steps-cfg1",
 )  # fmt: skip
 FAR = ("short-captions", "jit-v", "jit-v-no-bottleneck")  # tens of times as far as the baseline: they would squeeze a figure

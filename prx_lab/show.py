@@ -137,7 +137,7 @@ def curves(records: Iterable[Record], metric: str = "fid", against: str = "step"
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         axis.legend() if len(groups) < len(COLOURS) else made.legend(loc="outside lower center", ncols=3)  # many cover the lines
     seeds = ", ".join(f"{label} n={len(members)}" for label, members in groups.items())
-    return Plot(made, f"{metric} against {against}: {seeds}")
+    return Plot(made, f"{axis_label(metric, runs, smooth)} against {against}: {seeds}")
 
 
 def grouped(runs: Sequence[Record]) -> dict[str, list[Record]]:

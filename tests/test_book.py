@@ -34,7 +34,7 @@ from prx_lab.posts import published  # noqa: E402
 from prx_lab.recipes import PUBLISHED, RECIPES  # noqa: E402
 from prx_lab.record import records  # noqa: E402
 from prx_lab.scales import SCALES  # noqa: E402
-from prx_lab.table import Table  # noqa: E402
+from prx_lab.table import Table, current_id  # noqa: E402
 from prx_lab.terms import REPA  # noqa: E402
 
 METHODS = prx_methods.entries(BOOK / "methods.yml")
@@ -258,6 +258,17 @@ def test_cards_compare_equal_seeds(tmp_path):
             write_run(tmp_path, name, seed, fid, scale="cpu")
     cards = prx_results.number_cards(records(tmp_path), tmp_path)
     assert "21.00 → 18.00" in cards and "25.50" not in cards
+
+
+def test_a_card_says_how_many_times_sooner_and_takes_one_recipe_of_a_name(tmp_path):
+    id = current_id("muon", "cpu")
+    for name, seed, fid, own in (("baseline", 0, 21.0, "00000000"), ("muon", 0, 11.0, id), ("muon", 1, 0.5, "older000")):
+        write_run(tmp_path, name, seed, fid, id=own)
+    write_run(tmp_path, "baseline", 1, 21.0, id="00000000")
+    cards = prx_results.number_cards(records(tmp_path), tmp_path)
+    assert "2.00 ×" in cards and "muon, 2.00 over 1 seed" in cards and "right shape and colour (muon" in cards
+    write_run(tmp_path, "muon", 1, 31.0, id=id)  # a seed that never arrives
+    assert "sooner" not in prx_results.number_cards(records(tmp_path), tmp_path)
 
 
 def test_what_columns_are_sorted_by_is_what_they_show(tmp_path):

@@ -89,8 +89,10 @@ def test_the_luck_of_images_widens_the_intervals(root, monkeypatch):
 
 def test_a_table_has_a_line_a_metric_and_leaves_out_what_is_not_recorded(root):
     told = crossed.table([(FIRST, SECOND), (("sprint", "baseline"), ("tread", "high-lr"))], ("fid", "composition"), root=root)
-    assert [row[:4] for row in told.rows] == [("repa / baseline", "repa-high-lr / high-lr", m, "3") for m in ("FID ↓", "composition % ↑")]
-    assert "sprint / baseline beside tread / high-lr in FID; " in repr(told)
+    assert [row[:4] for row in told.rows] == [
+        ("repa / baseline", "repa-high-lr / high-lr", m, "3") for m in ("lab-FID ↓", "composition % ↑")
+    ]
+    assert "sprint / baseline beside tread / high-lr in lab-FID; " in repr(told)
     assert told.rows[0][4].startswith("0.80 [") and told.rows[1][6].startswith("1.00 [")
     with pytest.raises(LabError, match="No four recipes"):
         crossed.table([(("sprint", "baseline"), ("tread", "high-lr"))], root=root)

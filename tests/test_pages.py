@@ -100,12 +100,12 @@ def test_equal_differences_and_times_give_no_verdict(tmp_path):
 
 
 def test_trials_are_read_from_records(tmp_path):
-    scale = {"level": "simple", "width": 192, "depth": 6, "grid": 8, "batch": 64, "lr": 1e-3, "steps": 100, "size": 8}
+    scale = {"level": "simple", "width": 192, "depth": 6, "grid": 8, "batch": 64, "lr": 1e-3, "steps": 100, "eval_steps": 16, "size": 8}
     for id, fid in (("aaaaaaaa", 30.0), ("bbbbbbbb", 20.0)):
         folder = write_run(tmp_path, "custom", 0, fid, id=id)
         write_json(folder / "recipe.json", {"scale": scale, "space": "pixels", "drop": 0.1, "guidance": {"scale": 3.0}})
     frame = pages.trials(tmp_path)
-    assert len(frame) == 2 and set(frame["width"]) == {192} and set(frame["seconds"]) == {100.0}
+    assert len(frame) == 2 and set(frame["lab-FID"]) == {20.0, 30.0} and set(frame["width"]) == {192} and set(frame["seconds"]) == {100.0}
 
 
 def test_principal_colours_tell_regions_apart():

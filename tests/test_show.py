@@ -84,7 +84,7 @@ def test_figures_are_transparent_with_mid_tone_text(runs):
 def test_a_curve_tells_how_many_seeds_it_has(runs):
     plot = show.curves(records(runs), "fid")
     axis = plot.figure.axes[0]
-    assert repr(plot) == "fid against step: baseline n=3, repa n=1"
+    assert repr(plot) == "lab-FID ↓ against step: baseline n=3, repa n=1"
     assert len(axis.collections) == 1  # a band over three seeds, none over one
     assert axis.get_ylabel() == "lab-FID ↓"
     assert axis.lines[0].get_ydata()[-1] == pytest.approx(21.0)

@@ -1,5 +1,6 @@
 """What every ablation page does live: the diff, the neutral and live test, and a paired run at `smoke` scale."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -108,6 +109,13 @@ def recorded_of(names: Sequence[str], baseline: str, scale: str) -> list[Record]
     return found
 
 
+def single_seeds(runs: Sequence[Record], baseline: str) -> set[str]:
+    """The recipes with a single seed, where the baseline and some other have more; none otherwise."""
+    counts = Counter(run.name for run in runs)
+    several = {name for name, n in counts.items() if n > 1}
+    return counts.keys() - several if baseline in several and len(several) > 1 else set()
+
+
 def in_common(runs: Sequence[Record]) -> list[Record]:
     """The runs of the seeds that every recipe among them has; all of them where there is no such seed."""
     seeds: dict[str, set[int]] = {}
@@ -123,8 +131,18 @@ def table(*names: str, baseline: str = "baseline", scale: str = "cpu", metrics: 
 
 
 def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "seconds") -> show.Plot | Note:
-    """Recorded curves of recipes and their baseline at the seeds they have in common, or a line that says that nothing is recorded yet."""
-    return shown(lambda: show.curves(in_common(recorded_of(names, baseline, scale)), metric, against))
+    """Recorded curves of recipes and their baseline at the seeds they have in common, or a line that says that nothing is recorded yet.
+
+    Where some have several seeds, those with one are named below the axis and not drawn: they would leave one seed of the others.
+    """
+
+    def drawn() -> show.Plot:
+        found = recorded_of(names, baseline, scale)
+        single = single_seeds(found, baseline)
+        told = f"one seed, not drawn: {', '.join(name for name in names if name in single)}" if single else ""
+        return show.curves(in_common([run for run in found if run.name not in single]), metric, against, note=told)
+
+    return shown(drawn)
 
 
 def samples(*names: str, baseline: str = "baseline", scale: str = "cpu", count: int = 6) -> Gallery | Note:

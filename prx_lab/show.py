@@ -109,11 +109,12 @@ def grid(images: "Tensor | np.ndarray", cols: int = 4, captions: Sequence[str] =
 
 
 # -------------------------------------------------------------------------------------------------- curves
-def curves(records: Iterable[Record], metric: str = "fid", against: str = "step", smooth: int = 1) -> Plot:
+def curves(records: Iterable[Record], metric: str = "fid", against: str = "step", smooth: int = 1, note: str = "") -> Plot:
     """One line per recipe: the mean over seeds, with a band of one sd where there are two seeds or more.
 
     `metric` is one of the evaluations during training (fid, ...) or of the training log (loss, lr, terms.REPA, ...);
-    `against` is step or seconds; `smooth` averages that many rows of the log. LabError where nothing was recorded.
+    `against` is step or seconds; `smooth` averages that many rows of the log; `note` stands below the axis. LabError where nothing was
+    recorded.
     """
     from matplotlib import rc_context
 
@@ -129,7 +130,7 @@ def curves(records: Iterable[Record], metric: str = "fid", against: str = "step"
     with rc_context(STYLE):
         for (label, members), colour in zip(groups.items(), cycle(COLOURS)):
             _band(axis, members, f"{label} (n={len(members)})", colour)
-        axis.set_xlabel("training time, s" if against == "seconds" else against)
+        axis.set_xlabel("\n".join(filter(None, ("training time, s" if against == "seconds" else against, note))))
         axis.set_ylabel(axis_label(metric, runs, smooth))
         if metric in METRICS and METRICS[metric].lower and all(y > 0 for members in groups.values() for run in members for *_, y in run):
             plain_log(axis)
@@ -137,7 +138,7 @@ def curves(records: Iterable[Record], metric: str = "fid", against: str = "step"
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         axis.legend() if len(groups) < len(COLOURS) else made.legend(loc="outside lower center", ncols=3)  # many cover the lines
     seeds = ", ".join(f"{label} n={len(members)}" for label, members in groups.items())
-    return Plot(made, f"{axis_label(metric, runs, smooth)} against {against}: {seeds}")
+    return Plot(made, f"{axis_label(metric, runs, smooth)} against {against}: {seeds}" + (note and f"; {note}"))
 
 
 def grouped(runs: Sequence[Record]) -> dict[str, list[Record]]:

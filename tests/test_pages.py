@@ -149,3 +149,12 @@ def test_curves_show_the_seeds_that_all_rows_have(tmp_path):
     assert drawn == {("baseline", 2), ("repa", 2), ("muon", 2)}
     apart = [run for run in records(tmp_path) if (run.name, run.seed) in {("baseline", 0), ("repa", 1)}]
     assert live.in_common(apart) == apart  # nothing in common: better unpaired than nothing
+
+
+def test_a_row_of_one_seed_does_not_leave_one_seed_of_the_others(tmp_path, monkeypatch):
+    for name, seeds in {"baseline": (0, 1, 2), "repa": (0, 1), "muon": (0,)}.items():
+        for seed in seeds:
+            write_run(tmp_path / "results", name, seed, 10.0)
+    monkeypatch.chdir(tmp_path)
+    assert repr(live.curves("repa", "muon")).endswith("baseline n=2, repa n=2; one seed, not drawn: muon")
+    assert repr(live.curves("muon")).endswith("baseline n=1, muon n=1")  # nothing is lost where no other has more

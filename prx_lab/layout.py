@@ -151,14 +151,16 @@ def html(table: "Table") -> str:
 
 def words(text: str, tag: str = "td") -> str:
     """An HTML cell of words; spaces before them indent it."""
-    indent = ";padding-left:1.6em" * text.startswith(" ")
-    return f'<{tag} style="text-align:left{indent}">{escape(text.strip())}</{tag}>'
+    return _element(tag, escape(text.strip()), "text-align:left" + ";padding-left:1.6em" * text.startswith(" "))
 
 
 def number(text: str, tag: str = "td", style: str = "") -> str:
     """An HTML cell of a number, which is not broken; notebooks and the book set cells to the right where nothing is said."""
-    opened = f'<{tag} style="{style}">' if style else f"<{tag}>"
-    return f"{opened}{escape(text).replace(' ', NO_BREAK)}</{tag}>"
+    return _element(tag, escape(text).replace(" ", NO_BREAK), style)
+
+
+def _element(tag: str, content: str, style: str) -> str:
+    return f'<{tag} style="{style}">{content}</{tag}>' if style else f"<{tag}>{content}</{tag}>"
 
 
 def framed(rows: Sequence[tuple[str, Sequence[str]]], notes: Sequence[str]) -> str:
@@ -166,8 +168,7 @@ def framed(rows: Sequence[tuple[str, Sequence[str]]], notes: Sequence[str]) -> s
 
     Styles stand in the elements, as JupyterLab drops style sheets from a notebook that it does not trust.
     """
-    opened = {style: f'<tr style="{style}">' if style else "<tr>" for style, _ in rows}
-    body = "".join(f"{opened[style]}{''.join(cells)}</tr>" for style, cells in rows)
+    body = "".join(_element("tr", "".join(cells), style) for style, cells in rows)
     table = f'<table class="prx-table" style="border-collapse:collapse;font-variant-numeric:tabular-nums">{body}</table>'
     told = "".join(f"<div>{escape(note)}</div>" for note in notes)
     return f'<div style="overflow-x:auto">{table}</div><div style="font-size:85%;opacity:.75">{told}</div>'

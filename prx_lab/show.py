@@ -126,19 +126,19 @@ def curves(records: Iterable[Record], metric: str = "fid", against: str = "step"
     if not groups:
         raise LabError(f"None of the {len(runs)} records has '{metric}' against '{against}'.")
     made, axes = figure()
-    axis = axes[0, 0]
+    axis, title = axes[0, 0], axis_label(metric, runs, smooth)
     with rc_context(STYLE):
         for (label, members), colour in zip(groups.items(), cycle(COLOURS)):
             _band(axis, members, f"{label} (n={len(members)})", colour)
         axis.set_xlabel("\n".join(filter(None, ("training time, s" if against == "seconds" else against, note))))
-        axis.set_ylabel(axis_label(metric, runs, smooth))
+        axis.set_ylabel(title)
         if metric in METRICS and METRICS[metric].lower and all(y > 0 for members in groups.values() for run in members for *_, y in run):
             plain_log(axis)
         if metric in METRICS and METRICS[metric].percent:
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         axis.legend() if len(groups) < len(COLOURS) else made.legend(loc="outside lower center", ncols=3)  # many cover the lines
     seeds = ", ".join(f"{label} n={len(members)}" for label, members in groups.items())
-    return Plot(made, f"{axis_label(metric, runs, smooth)} against {against}: {seeds}" + (note and f"; {note}"))
+    return Plot(made, f"{title} against {against}: {seeds}" + (note and f"; {note}"))
 
 
 def grouped(runs: Sequence[Record]) -> dict[str, list[Record]]:

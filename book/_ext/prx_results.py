@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from prx_lab import claims
 from prx_lab.arrival import speedup
-from prx_lab.claims import of_recipe
 from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.forest import forest, ranked
@@ -90,7 +90,7 @@ def sooner(scale: str, base: str, best: str, judge: str, records: Sequence[Recor
 
     Steps are exact, while seconds depend on what else the machine did.
     """
-    found = speedup(*(of_recipe(tuple(records), name, scale) for name in (best, base)), "step")
+    found = speedup(*claims.pair(tuple(records), best, base, scale), "step")
     if math.isnan(found.interval.mean):
         return []
     text = f"sooner, in steps, at the baseline's final {judge}: {best}, {found.text} over {found.n} seed{'s' * (found.n > 1)}"

@@ -71,8 +71,12 @@ def reference_n(n: int, eval_n: int) -> int:
     return min(max(REFERENCE, n), max(n, 4 * eval_n))
 
 
-def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) -> Bench:
-    """The judges' side of an evaluation of `n` captions (the scale's number when 0), computed once and cached."""
+def bench(recipe: Recipe, device: torch.device, split: str = "", n: int = 0) -> Bench:
+    """The judges' side of an evaluation of `n` captions (the scale's number when 0), computed once and cached.
+
+    `split` is that of the recipe's reference when empty; the captions of training images are given without judges.
+    """
+    split = split or recipe.reference.split
     source, n = open_source(recipe, split), n or recipe.scale.eval_n
     m = min(reference_n(n, recipe.scale.eval_n), len(source))
     n = min(n, m)
@@ -80,7 +84,7 @@ def bench(recipe: Recipe, device: torch.device, split: str = "val", n: int = 0) 
         raise LabError(f"{source.name} has {n} image to validate with and an evaluation needs two; add images to its {split} part.")
     images = images_of(source, m, recipe.scale.size)
     text = text_of(source, n, recipe.reference.captions, reader(recipe), device)
-    reference = {k: features_of(k, images, (source.key, recipe.scale.size)) for k in FEATURES} if split == "val" else {}
+    reference = {k: features_of(k, images, (source.key, recipe.scale.size)) for k in FEATURES} if split != "train" else {}
     return Bench(recipe, source, text, reference, device)
 
 
@@ -183,7 +187,7 @@ def ceiling(judge: Bench) -> dict[str, dict[str, Any]]:
     recipe, n = judge.recipe, judge.n
     found: dict[str, dict[str, Any]] = {}
     if isinstance(judge.source, Scenes):
-        fresh = Scenes(recipe.scale.level, recipe.reference.style, n, 1, "val")  # other scenes of the same distribution
+        fresh = Scenes(recipe.scale.level, recipe.reference.style, n, 1, recipe.reference.split)  # other scenes of the same distribution
         images = images_of(fresh, n, recipe.scale.size)
         for metric, reference in judge.reference.items():
             features = features_of(metric, images, (fresh.key, recipe.scale.size))

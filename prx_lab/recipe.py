@@ -29,10 +29,14 @@ discover(prx_lab.terms)
 
 @dataclass(frozen=True)
 class Reference(Spec):
-    """What a recipe is judged against: the style of the real images and the kind of the captions it is given."""
+    """What a recipe is judged against: the style of the real images, the kind of the captions, and the part of the data.
+
+    The embedded world's `heldout` has in every scene a (shape, colour) pair that no training image shows.
+    """
 
     style: str = "render"
     captions: str = "long"
+    split: str = "val"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,10 @@ class Recipe(Spec):
         for name in ("style", "captions"):
             value = getattr(self.reference, name)
             require(value in CHOICES[name], f"reference.{name} is {value!r}; use one of {', '.join(CHOICES[name])}.")
+        part = self.reference.split
+        require(part in PARTS, f"reference.split is {part!r}; use one of {', '.join(PARTS)}.")
+        fits = part == "val" or self.data == SCENES
+        require(fits, f"Only the embedded world has a '{part}' part; set reference.split to 'val', or data to '{SCENES}'.")
         for name in ("store", "compute"):
             value = getattr(self.precision, name)
             require(value in DTYPES, f"precision.{name} is {value!r}; use one of {', '.join(DTYPES)}.")
@@ -244,6 +252,8 @@ class Recipe(Spec):
 
 
 LARGEST = {"size": 1 << 14, "grid": 1 << 10, "width": 1 << 15, "depth": 1 << 10, "batch": 1 << 20}
+PARTS = ("val", "heldout")  # of the data, to be judged on
+SCENES = "scenes"  # the embedded world
 CHOICES = {"predict": ("v", "x"), "cleaning": HOW, "captions": ("long", "short", "mixed"), "style": ("render", "photo", "polished")}
 
 

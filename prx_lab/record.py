@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
 LARGEST = 1e300  # a number beyond is none
-REFERENCE = {"style": "render", "captions": "long"}  # of a record whose recipe had no such field yet
+REFERENCE = {"style": "render", "captions": "long", "split": "val"}  # of a record whose recipe had no such field yet
 SCENES = "scenes"  # its data
 CHECKOUT = Path(__file__).resolve().parent.parent
 

@@ -8,7 +8,8 @@ from tiny import CPU
 
 from prx_lab import evaluate
 from prx_lab.data.captions import facts
-from prx_lab.data.scenes import Scenes, composed
+from prx_lab.data.open import open_source
+from prx_lab.data.scenes import HELD_OUT, Scenes, composed
 from prx_lab.data.source import kind_at
 from prx_lab.errors import LabError
 from prx_lab.metrics.composition import Detection, score
@@ -154,6 +155,22 @@ def test_a_reference_decides_images_and_prompts():
         assert np.array_equal(short.reference[metric], plain.reference[metric])
     assert np.array_equal(camera.text["tokens"], judged.text["tokens"])
     assert short.text["mask"].sum() < plain.text["mask"].sum()
+
+
+def test_held_out_pairs_are_asked_for_and_were_never_trained_on():
+    unseen = evaluate.bench(small(RECIPES["baseline-on-heldout"]), CPU, n=32)
+    asked = [{(o.shape, o.colour) for o in unseen.source.scene(i).objects} for i in range(32)]
+    trained = open_source(small(BASE), "train")
+    assert not any((o.shape, o.colour) in HELD_OUT for i in range(len(trained)) for o in trained.scene(i).objects)
+    assert all(pairs & HELD_OUT for pairs in asked) and unseen.reference.keys() == set(evaluate.FEATURES)
+    assert evaluate.ceiling(unseen)["composition"]["value"] > 0.9
+
+
+def test_a_part_that_the_data_has_not_is_refused():
+    with pytest.raises(LabError, match="reference.split is 'test'; use one of val, heldout"):
+        BASE.but(reference=Reference(split="test"))
+    with pytest.raises(LabError, match="Only the embedded world has a 'heldout' part"):
+        BASE.but(data="photographs", reference=Reference(split="heldout"))
 
 
 def test_ceilings_follow_the_reference():

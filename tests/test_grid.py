@@ -94,10 +94,12 @@ def test_the_recipes_that_only_sample_or_judge_differently_are_found():
         "long-short-prompts",
         "render-on-camera",
         "baseline-on-polished",
+        "baseline-on-heldout",
+        "twenty-eight-steps",
         "eight-steps",
         "eight-steps-cfg1",
     ) in pairs
-    assert len(pairs) == 9
+    assert len(pairs) == 12
 
 
 @pytest.mark.parametrize("names", groups(), ids=lambda names: names[0])

@@ -85,6 +85,10 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "sft-unselected": {"phases[0]"},
     "sft-on-polished": {"phases[0]", "reference"},
     "baseline-on-polished": {"reference"},
+    "baseline-on-heldout": {"reference"},
+    "repa-on-heldout": {"terms[1]", "reference"},
+    "muon-on-heldout": {"optim", "reference"},
+    "speedrun-tuned-on-heldout": {"optim", "ema", "terms[1]", "phases[0]", "reference"},
     # optimisation
     "muon": {"optim"},
     "muon-fused": {"optim"},
@@ -113,10 +117,15 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "speedrun-no-finish": {"optim", "ema", "router", "terms[1]"},
     "speedrun-tuned": {"optim", "ema", "terms[1]", "phases[0]"},
     "speedrun-tuned-both": {"optim", "ema", "terms[1]", "phases[0]"},
+    "speedrun-tuned-no-repa": {"optim", "ema", "phases[0]"},
+    "speedrun-tuned-no-muon": {"optim", "ema", "terms[1]", "phases[0]"},
+    "speedrun-tuned-no-ema": {"optim", "terms[1]", "phases[0]"},
+    "speedrun-tuned-no-finish": {"optim", "ema", "terms[1]"},
     "speedrun-pixels": {"space", "predict", "bottleneck", "time", "optim", "ema", "router", "phases[0]"}
     | {"terms[1]", "terms[2]", "terms[3]"},
     "distilled": {"phases[0]", "phases[1]"},
     "distilled-32": {"phases[0]", "phases[1]", "phases[2]"},
+    "twenty-eight-steps": {"sampler_steps"},
     "eight-steps": {"sampler_steps"},
     "eight-steps-cfg1": {"sampler_steps", "guidance"},
 }

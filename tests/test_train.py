@@ -50,6 +50,8 @@ SAMES = {  # recipes whose training is the baseline's: they differ in how they a
     "long-short-prompts",
     "render-on-camera",
     "baseline-on-polished",
+    "baseline-on-heldout",
+    "twenty-eight-steps",
     "eight-steps",
     "eight-steps-cfg1",
 }

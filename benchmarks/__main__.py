@@ -19,6 +19,7 @@ NAMES = (
     "newton",
     "loader",
     "repa",
+    "objective",
     "routing",
 )
 

@@ -10,8 +10,8 @@ COMMANDS = {
     "python alone": ["-c", "pass"],
     "import prx_lab": ["-c", "import prx_lab"],
     "import prx_lab.cli": ["-c", "import prx_lab.cli"],
-    "prx-lab --help": ["-m", "prx_lab.cli", "--help"],
-    "prx-lab recipes": ["-m", "prx_lab.cli", "recipes"],
+    "prx-lab --help": ["-m", "prx_lab", "--help"],
+    "prx-lab recipes": ["-m", "prx_lab", "recipes"],
     "import torch": ["-c", "import torch"],
     "import prx_lab.train": ["-c", "import prx_lab.train"],
 }

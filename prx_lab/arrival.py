@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from prx_lab import clock
 from prx_lab.evidence import NONE, Estimate, estimate
@@ -21,9 +22,7 @@ def falling(values: Sequence[float]) -> np.ndarray:
     its luckiest evaluation; here a point that rises again is averaged with the ones before it.
     """
     logs = np.log(np.maximum(np.asarray(values, float), TINY))
-    n = len(logs)
-    mean = lambda i, j: logs[i : j + 1].mean()  # noqa: E731
-    return np.exp([min(max(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)])
+    return np.exp(isotonic_regression(logs, increasing=False).x)
 
 
 def arrival(run: Record, base: Record, against: str = "seconds", metric: str = "fid") -> float:

@@ -30,7 +30,7 @@ def recipe_html(recipe: "Recipe") -> str:
     changed = recipe.diff(base)
     mark = "background:#d1812c33;font-weight:600"
     rows = [(path, _text(here), f"baseline: {_text(there) or 'none'}") for path, (here, there) in changed.items()]
-    same = [(path, _text(value)) for path, value in flatten(recipe).items() if path not in changed]
+    same = [(path, _text(value)) for path, value in recipe.flat().items() if path not in changed and path != "phases"]
     told = f"{len(changed)} fields differ from the baseline" if changed else "the baseline"
     head = f"<b>Recipe {recipe.id}</b>, {escape(recipe.scale.name)} scale: {told}"
     return f"{head}{_table(rows, mark)}<details><summary>{len(same)} fields as in the baseline</summary>{_table(same)}</details>"

@@ -77,12 +77,7 @@ CLAIMS = (
 )
 
 UNTESTABLE = (
-    (
-        "routing is faster, contrastive flow matching and x-prediction cost little speed",
-        "Runs follow one another on a machine that others share; page 03 times steps in turns, side by side.",
-    ),
-    ("REPA slows a step", "Teachers see each image once, before training; a step here does not pay for them."),
-    ("the semantic autoencoder costs the most speed", "Latents are encoded once, before training; a step pays only for their channels."),
+    ("autoencoders cost speed, the semantic one most", "Latents are encoded once, before training; a step pays only for their channels."),
     ("1024-pixel images without an autoencoder train, only slower than 256-pixel latents", "No scale of the bench has such images."),
     ("late in training, textures sharpen when REPA ends", "Judged by eye, far beyond the steps of a run here; the row above asks the FID."),
     ("camera images need longer for the same global structure", "No measure here is of global structure alone, and no row trains longer."),

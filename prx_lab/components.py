@@ -15,6 +15,7 @@ from torch import nn
 
 from prx_lab import hub, zoo
 from prx_lab.errors import LabError
+from prx_lab.machine import pick_device
 from prx_lab.precision import DTYPES
 from prx_lab.variants import VARIANTS, read
 
@@ -126,7 +127,7 @@ def place(pipe: "PRXPipeline", offload: str = "none") -> "PRXPipeline":
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload()
     else:
-        pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        pipe.to(pick_device())
     return pipe
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from prx_lab.data.batch import Text
-from prx_lab.model import Arch
+from prx_lab.model import DENSE, Arch
 from prx_lab.recipe import Recipe
-from prx_lab.routing import Dense, Router
+from prx_lab.routing import Router
 from prx_lab.sample import Condition, generate
 from prx_lab.steps.base import Descent
 from prx_lab.terms import Term
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from prx_lab.footprint import Memory
     from prx_lab.train import Learner
 
-DENSE = Dense()
 # What the published networks make, from their configurations: a table needs none of their weights.
 SPACES = {"pixels": (3, 1), "flux": (16, 8), "repa-e": (16, 8), "dc-ae": (32, 32), "flux2": (128, 16)}  # channels, stride
 TEXTS = {"t5gemma-2b": (2304, 256)}  # width, places

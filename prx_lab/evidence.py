@@ -92,7 +92,7 @@ def power(shift: float, freedom: float, level: float = LEVEL) -> float:
 def detectable(error: float, freedom: float, level: float = LEVEL, wanted: float = POWER) -> float:
     """The true difference that a t test finds with power `wanted`, at a standard error with these degrees of freedom.
 
-    Exact where `metrics.stats.paired` approximates; NaN below half a degree of freedom.
+    NaN below half a degree of freedom.
     """
     if freedom < LEAST or math.isnan(error):
         return math.nan

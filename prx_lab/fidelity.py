@@ -5,7 +5,6 @@ seeds its generator anew each time. `prx-lab fidelity RUN` records it; weights o
 page reads the record.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from prx_lab import record
 from prx_lab.errors import LabError
 from prx_lab.evaluate import FEATURES, Bench, bench, network, pictures
+from prx_lab.files import read_json
 from prx_lab.layout import percent
 from prx_lab.metrics.features import extract
 from prx_lab.metrics.fid import fid
@@ -74,12 +74,11 @@ def keep(folder: Path) -> Path:
 
 
 def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Any]:
-    """The recorded study of a scale; LabError where there is none."""
+    """The recorded study of a scale; LabError where there is none, or a damaged one."""
     path = record.find_root(folder) / f"{scale}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise LabError(f"No study of the number of images and their noise is recorded at {scale} scale yet.") from None
+    if not path.is_file():
+        raise LabError(f"No study of the number of images and their noise is recorded at {scale} scale yet.")
+    return read_json(path, "delete it and study a run again with `prx-lab fidelity`")
 
 
 # ------------------------------------------------------------------------------------------------ showing

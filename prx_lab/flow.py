@@ -98,7 +98,7 @@ def shift_time(t: Tensor, k: float) -> Tensor:
 
 
 def stream(*key: int) -> torch.Generator:
-    """A CPU generator keyed by integers, such as (seed, step, rank): equal keys give equal draws on every machine.
+    """A CPU generator keyed by integers, such as (seed, step): equal keys give equal draws on every machine.
 
     torch seeds it with the lower 32 bits, so of 100,000 different keys about one pair has equal draws.
     """
@@ -112,7 +112,7 @@ def stream(*key: int) -> torch.Generator:
 
 
 def draw(key: tuple[int, ...], shape: tuple[int, ...], tokens: int, time: LogitNormal | Uniform, drop: float) -> Draw:
-    """Draw one micro-batch's randomness from the stream `key` = (seed, step, rank, micro-batch).
+    """Draw a global batch's randomness from the stream `key`, in training (seed, step, 0, 0); `parallel.cut` slices it.
 
     Every recipe consumes the same variates in the same order, with the noise last because its shape
     depends on the space: recipes that share a space are compared on identical draws. What only some methods read

@@ -11,17 +11,17 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from prx_lab.data.store import Store
+from prx_lab.data.batch import Data as Samples
 from prx_lab.flow import draw
 from prx_lab.recipe import Recipe
 from prx_lab.run import store_of
 from prx_lab.train import Training
 
 CPU = torch.device("cpu")
-Data = Callable[[Recipe], Store]
+Data = Callable[[Recipe], Samples]
 
 
-def smoke(recipe: Recipe) -> Store:
+def smoke(recipe: Recipe) -> Samples:
     """The recipe's own training data, encoded by its frozen networks."""
     return store_of(recipe, CPU)
 

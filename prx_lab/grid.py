@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ from prx_lab.errors import LabError, nearest
 from prx_lab.process import interruptible
 from prx_lab.progress import quiet
 from prx_lab.recipes import GROUPS, PUBLISHED, RECIPES
-from prx_lab.record import Record, run_folder
+from prx_lab.record import ERROR, Record, run_folder, write_text
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
 ALL = "all"
 PARENT_DIED = 1  # PR_SET_PDEATHSIG
+UNEXPECTED = 1  # exit code, as Python's own for an error that nothing catches
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,29 @@ def in_a_process(job: Job, root: str | Path, stop: Event) -> str:
         finally:
             process.kill()
         told.seek(0)
-        lines = told.read().split("\n")
-    said = next((line for line in reversed(lines) if line.strip()), "")
-    advice = "free some memory and run" if -code == signal.SIGKILL else "run"  # SIGKILL is what the system sends when memory ends
-    ended = f"Its process was ended by signal {-code}; {advice} again." if code < 0 else said
-    return "" if code == 0 else ended
+        text = told.read()
+    return ended(code, text, run_folder(root, job.recipe, job.seed) / ERROR)
+
+
+def ended(code: int, text: str, trace: Path) -> str:
+    """What to say of a process that ended with `code` after it told `text`: nothing where all went well.
+
+    Of an unexpected error the whole text is kept in the file `trace`, which a later success removes.
+    """
+    if code == 0:
+        trace.unlink(missing_ok=True)
+        return ""
+    if code < 0:
+        advice = "free some memory and run" if -code == signal.SIGKILL else "run"  # SIGKILL is what the system sends when memory ends
+        return f"Its process was ended by signal {-code}; {advice} again."
+    said = next((line for line in reversed(text.split("\n")) if line.strip()), "")
+    if code != UNEXPECTED:
+        return said
+    try:
+        write_text(trace, text)
+    except LabError:  # the other runs go on also where the disk is full
+        return said
+    return f"{said.rstrip('.')}; what its process told is in {trace}."
 
 
 def one(job: "Recipe", seed: int, root: str | Path) -> Path:
@@ -170,8 +190,9 @@ def main(words: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except Exception as error:
+        traceback.print_exc()
         print(f"Unexpected {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return UNEXPECTED
     return 0
 
 

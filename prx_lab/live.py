@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
-import torch
-
 from prx_lab import show
 from prx_lab.columns import SHOWN
 from prx_lab.errors import LabError
 from prx_lab.gallery import Gallery
-from prx_lab.generic import trained
+from prx_lab.generic import Answers, Data, equal, smoke, trained
 from prx_lab.pages import Note, recorded, shown
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
@@ -45,23 +43,10 @@ def diff(*names: str, baseline: str = "baseline") -> Diff:
     return Diff(names, baseline)
 
 
-@dataclass(frozen=True, repr=False)
-class Neutral:
-    """Two answers: is the method at its neutral setting the baseline bit for bit, and does it do something when on."""
-
-    equal: bool
-    live: bool
-
-    def __repr__(self) -> str:
-        word = {True: "yes", False: "no"}
-        return f"neutral equals the baseline bit for bit: {word[self.equal]}\non differs from it: {word[self.live]}"
-
-
-def neutral(off: Recipe, on: Recipe, base: Recipe = RECIPES["baseline"], steps: int = 5) -> Neutral:
+def neutral(off: Recipe, on: Recipe, base: Recipe = RECIPES["baseline"], steps: int = 5, data: Data = smoke) -> Answers:
     """Train `base`, the method switched `off`, and the method `on`, for some steps on the same draws, and compare weights."""
-    plain, silent, active = (trained(recipe, steps) for recipe in (base, off, on))
-    same = [{k: torch.equal(plain[k], other[k]) for k in plain if k in other} for other in (silent, active)]
-    return Neutral(all(same[0].values()), not all(same[1].values()))
+    plain, silent, active = (trained(recipe, steps, data) for recipe in (base, off, on))
+    return Answers({"neutral equals the baseline bit for bit": equal(silent, plain), "on differs from it": not equal(active, plain)})
 
 
 @dataclass(frozen=True, repr=False)

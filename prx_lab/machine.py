@@ -7,7 +7,10 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "prx-lab", "torch", "torchvision", "numpy", "scipy", "safetensors", "diffusers", "transformers", "timm",
@@ -92,6 +95,13 @@ def device_name(device: str) -> str:
     if kind == "cuda":
         return torch.cuda.get_device_name(torch.device(device))
     return cpu_model() if kind == "cpu" else f"{kind} on {cpu_model()}"
+
+
+def pick_device() -> "torch.device":
+    """The GPU where there is one, otherwise the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def devices() -> list[str]:

@@ -212,7 +212,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 class PRX(nn.Module):
-    """The denoiser f_theta(x_t, t, text; keep), in float32 weights; the blocks of its router's span see only kept tokens."""
+    """The denoiser f_theta(x_t, t, text; keep), made in float32; the blocks of its router's span see only kept tokens."""
 
     def __init__(self, arch: Arch, router: Router = DENSE):
         super().__init__()

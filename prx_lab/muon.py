@@ -66,8 +66,9 @@ class Muon(Optim):
             raise LabError(f"optim.momentum is {self.momentum}; use a value in [0, 1).")
         if not 1 <= self.ns_steps < 100:
             raise LabError(f"optim.ns_steps is {self.ns_steps}; use a small positive number of iterations, such as 5.")
-        if not self.lr_scale >= 0:
-            raise LabError(f"optim.lr_scale is {self.lr_scale}; Muon needs 0 or more.")
+        for name in ("lr_scale", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise LabError(f"optim.{name} is {getattr(self, name)}; Muon needs 0 or more.")
         self.aux.check(recipe)
 
     def continues(self, before: Optim) -> bool:

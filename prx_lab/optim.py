@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from prx_lab.errors import LabError
+from prx_lab.errors import require
 from prx_lab.spec import Spec
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class AdamW(Optim):
 
     def check(self, recipe: "Recipe") -> None:
         for name in ("lr_scale", "eps", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise LabError(f"optim.{name} is {getattr(self, name)}; AdamW needs 0 or more.")
+            require(getattr(self, name) >= 0, f"optim.{name} is {getattr(self, name)}; AdamW needs 0 or more.")
+        require(all(0 <= b < 1 for b in self.betas), f"optim.betas is {self.betas}; AdamW needs two values in [0, 1).")
 
     def build(self, learner: nn.Module, lr: float) -> torch.optim.Optimizer:
         return self.over(learner.parameters(), lr)
@@ -59,6 +59,10 @@ class Schedule(Spec):
     warmup: float = 0.05
     final: float = 0.0
 
+    def check(self, recipe: "Recipe") -> None:
+        require(0 <= self.warmup <= 1, f"schedule.warmup is {self.warmup}; use a share of the run in [0, 1].")
+        require(self.final >= 0, f"schedule.final is {self.final}; the learning rate cannot end below 0.")
+
     def __call__(self, step: int, steps: int) -> float:
         """The factor on the learning rate at `step` (from 0) of `steps`."""
         ramp = max(1, round(self.warmup * steps))
@@ -73,6 +77,9 @@ class EMA(Spec):
     """An average of the weights for sampling, w <- d w + (1-d) theta with d = min(decay, (1+n)/(10+n)); decay 0 is off."""
 
     decay: float = 0.0
+
+    def check(self, recipe: "Recipe") -> None:
+        require(0 <= self.decay < 1, f"ema.decay is {self.decay}; use a value in [0, 1), 0 for no average.")
 
     def rate(self, step: int) -> float:
         return min(self.decay, (1 + step) / (10 + step))

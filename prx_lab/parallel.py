@@ -18,14 +18,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prx_lab.data.batch import Batch, Rest
+from prx_lab.data.batch import Batch, Data, Rest
 from prx_lab.errors import LabError
 from prx_lab.flow import Draw, corrupt, velocity_to
 from prx_lab.model import Block
 from prx_lab.sharding import shard
 
 if TYPE_CHECKING:
-    from prx_lab.data.store import Store
     from prx_lab.recipe import Recipe
 
 WAIT = timedelta(hours=6)  # for a process that encodes data or evaluates alone; one that dies is noticed at once
@@ -201,7 +200,7 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def cut(store: "Store", index: NDArray, variates: Draw, rows: range, recipe: "Recipe") -> tuple[Batch, Draw]:
+def cut(store: Data, index: NDArray, variates: Draw, rows: range, recipe: "Recipe") -> tuple[Batch, Draw]:
     """The consecutive `rows` of a step's batch and of its draws; all of them as they are."""
     B, b = len(index), len(rows)
     if b == B:
@@ -209,7 +208,7 @@ def cut(store: "Store", index: NDArray, variates: Draw, rows: range, recipe: "Re
     part, here = slice(rows.start, rows.stop), store.batch(index[rows.start : rows.stop])
     mine = Draw(*(getattr(variates, f.name)[part] for f in fields(variates)))
     far, target = torch.cat([mine.other, torch.tensor([(rows.start - 1) % B])]), here.x[:0]
-    if any(term.pairs for term in recipe.terms):  # each sample's other one and the one before; nothing is sent for it
+    if any(term.reads_targets for term in recipe.terms):  # each sample's other one and the one before; nothing is sent for it
         x = store.batch(index[far.numpy()]).x
         target = velocity_to(recipe.predict, corrupt(x, recipe.noise * variates.eps[far], variates.t[far]))
     rest = Rest(variates.t, variates.drop, target)

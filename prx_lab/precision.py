@@ -3,11 +3,16 @@
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from prx_lab.errors import require
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -18,6 +23,12 @@ class Precision(Spec):
 
     store: str = "fp32"
     compute: str = "bf16"
+
+    def check(self, recipe: "Recipe") -> None:
+        for name, value in (("store", self.store), ("compute", self.compute)):
+            require(value in DTYPES, f"precision.{name} is {value!r}; use one of {', '.join(DTYPES)}.")
+        mixed = (self.store, self.compute) == ("bf16", "fp32")
+        require(not mixed, "Weights stored in bf16 compute in bf16; set precision.compute to bf16, or precision.store to fp32.")
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """The context of forward passes; plain float32 when compute is fp32."""

@@ -1,6 +1,5 @@
 """The real counterparts: found in a local folder or the hub's cache, or fetched once; safetensors only, never unpickled."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from prx_lab import hub, zoo
 from prx_lab.errors import LabError
+from prx_lab.files import read_json
 from prx_lab.teachers import CLIP_MEAN, CLIP_STD, CLIPTeacher, InceptionFeatures, TimmTeacher, VisionTeacher
 from prx_lab.text import T5GemmaText
 
@@ -118,10 +118,7 @@ def _config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise LabError(f"There is no config.json in {folder}: give a folder saved by timm or transformers.")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise LabError(f"{path} is not valid JSON ({error}): download or save the model again.") from error
+    return read_json(path, "download or save the model again")
 
 
 def _tokenizer_folder(folder: Path) -> Path:

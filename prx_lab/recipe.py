@@ -12,14 +12,14 @@ import prx_lab.guidance
 import prx_lab.muon
 import prx_lab.terms
 from prx_lab.cleaning import HOW
-from prx_lab.errors import LabError, nearest
+from prx_lab.errors import LabError, nearest, require
 from prx_lab.flow import LogitNormal, Uniform
 from prx_lab.model import Arch
 from prx_lab.optim import EMA, AdamW, Optim, Schedule
-from prx_lab.precision import DTYPES, Precision
+from prx_lab.precision import Precision
 from prx_lab.routing import Dense, Router
 from prx_lab.sample import CFG, Guidance
-from prx_lab.scales import SCALES, Scale
+from prx_lab.scales import LARGEST, SCALES, Scale
 from prx_lab.spec import REGISTRY, Spec, build, discover, essence, flatten, from_json, require_types, to_json
 from prx_lab.steps.base import Descent, Rule
 from prx_lab.terms import FlowMatching, Term
@@ -81,6 +81,7 @@ class Recipe(Spec):
     phases: tuple[Phase, ...] = ()  # what follows, on one clock: schedules run over all steps
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check()
 
     def check(self) -> None:
@@ -91,15 +92,12 @@ class Recipe(Spec):
         for name in ("style", "captions"):
             value = getattr(self.reference, name)
             require(value in CHOICES[name], f"reference.{name} is {value!r}; use one of {', '.join(CHOICES[name])}.")
-        part = self.reference.split
-        require(part in PARTS, f"reference.split is {part!r}; use one of {', '.join(PARTS)}.")
-        fits = part == "val" or self.data == SCENES
-        require(fits, f"Only the embedded world has a '{part}' part; set reference.split to 'val', or data to '{SCENES}'.")
-        for name in ("store", "compute"):
-            value = getattr(self.precision, name)
-            require(value in DTYPES, f"precision.{name} is {value!r}; use one of {', '.join(DTYPES)}.")
-        mixed = (self.precision.store, self.precision.compute) == ("bf16", "fp32")
-        require(not mixed, "Weights stored in bf16 compute in bf16; set precision.compute to bf16, or precision.store to fp32.")
+        split = self.reference.split
+        require(split in PARTS, f"reference.split is {split!r}; use one of {', '.join(PARTS)}.")
+        require(
+            split == "val" or self.data == SCENES,
+            f"Only the embedded world has a '{split}' part; set reference.split to 'val', or data to '{SCENES}'.",
+        )
         require(0 < self.subset <= 1, f"subset is {self.subset}; use a share of the images in (0, 1], 1 for all of them.")
         require(0 <= self.drop < 1, f"drop is {self.drop}; caption dropout is a probability in [0, 1).")
         require(self.clip > 0, f"clip is {self.clip}; the gradient norm needs a positive limit.")
@@ -109,25 +107,12 @@ class Recipe(Spec):
         require(self.shift > 0, f"shift is {self.shift}; the time shift must be positive.")
         require(self.text_tokens >= 0, f"text_tokens is {self.text_tokens}; use a positive number, or 0 for the text encoder's own.")
         require(self.sampler_steps >= 0, f"sampler_steps is {self.sampler_steps}; use a positive number, or 0 for the scale's.")
-        require(0 <= self.ema.decay < 1, f"ema.decay is {self.ema.decay}; use a value in [0, 1), 0 for no average.")
-        require(0 <= self.schedule.warmup <= 1, f"schedule.warmup is {self.schedule.warmup}; use a share of the run in [0, 1].")
-        require(self.schedule.final >= 0, f"schedule.final is {self.schedule.final}; the learning rate cannot end below 0.")
         require(bool(self.terms), "The recipe has no loss term; add FlowMatching().")
         names = [type(t).__name__ for t in self.terms]
         require(len(set(self.terms)) == len(self.terms), f"A term stands twice in the recipe ({', '.join(names)}); change its weight.")
         require("FlowMatching" in names, "The recipe has no FlowMatching() term, so nothing teaches it to generate; add it.")
-        s = self.scale
-        for name in ("size", "images", "grid", "width", "depth", "heads", "steps", "batch", "eval_n", "eval_steps", "evals"):
-            require(getattr(s, name) > 0, f"scale.{name} is {getattr(s, name)}; it must be positive.")
-        for name, most in LARGEST.items():
-            require(getattr(s, name) <= most, f"scale.{name} is {getattr(s, name)}, beyond any machine's memory; use at most {most}.")
-        require(s.lr > 0, f"scale.lr is {s.lr}; the learning rate must be positive.")
-        fits = s.width % (4 * s.heads) == 0
-        require(fits, f"Width {s.width} over {s.heads} heads is not a multiple of 4; change scale.width or scale.heads.")
-        fits = s.size % s.grid == 0
-        require(fits, f"A {s.size}-pixel image does not split into {s.grid} tokens a side; change scale.size or scale.grid.")
-        require(0 <= s.evals <= s.steps, f"{s.evals} evaluations do not fit in {s.steps} steps; lower scale.evals.")
-        for part in (*self.terms, self.time, self.router, self.rule, self.optim, self.guidance):
+        parts = (self.time, self.router, self.rule, self.optim, self.schedule, self.precision, self.ema, self.guidance)
+        for part in (self.scale, *self.terms, *parts):
             part.check(self)
         self.check_phases()
 
@@ -251,15 +236,9 @@ class Recipe(Spec):
         return hashlib.sha256(json.dumps(essence(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
-LARGEST = {"size": 1 << 14, "grid": 1 << 10, "width": 1 << 15, "depth": 1 << 10, "batch": 1 << 20}
 PARTS = ("val", "heldout")  # of the data, to be judged on
 SCENES = "scenes"  # the embedded world
 CHOICES = {"predict": ("v", "x"), "cleaning": HOW, "captions": ("long", "short", "mixed"), "style": ("render", "photo", "polished")}
-
-
-def require(ok: bool, sentence: str) -> None:
-    if not ok:
-        raise LabError(sentence)
 
 
 def set_path(spec: Spec, path: list[str], text: str) -> Any:

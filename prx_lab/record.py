@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LARGEST = 1e300  # a number beyond is none
 REFERENCE = {"style": "render", "captions": "long", "split": "val"}  # of a record whose recipe had no such field yet
 SCENES = "scenes"  # its data
+ERROR = "error.txt"  # in a run folder: what the process of a grid's run told before it broke; no part of a record
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -35,9 +36,12 @@ def name_of(recipe: "Recipe") -> str:
     """The name in `recipes.py` of a recipe, whatever its scale and data (its id tells those apart); else 'custom'."""
     from prx_lab.recipes import PUBLISHED, RECIPES  # imports torch: only where a recipe is at hand anyway
 
+    others = [f.name for f in fields(recipe) if f.name not in ("scale", "data", "phases")]  # `but` leaves them as they are
+
     def same(known: "Recipe") -> bool:
+        close = all(getattr(known, name) == getattr(recipe, name) for name in others)
         try:
-            return known.but(scale=recipe.scale, data=recipe.data) == recipe
+            return close and known.but(scale=recipe.scale, data=recipe.data) == recipe
         except LabError:  # that recipe does not exist at such a scale
             return False
 
@@ -186,6 +190,14 @@ def judged(run: Record) -> str:
     return json.dumps([told[key] for key in (*REFERENCE, "data")], sort_keys=True)
 
 
+def commits(run: Record) -> frozenset[str]:
+    """The commits a run was recorded and, where it took the weights of another run, trained with; "" for one that is not known."""
+    trained = run.env.get("trained")
+    places = [run.env, trained["env"]] if isinstance(trained, dict) and isinstance(trained.get("env"), dict) else [run.env]
+    found = [place.get("git") for place in places]
+    return frozenset(str(git.get("commit", "")) if isinstance(git, dict) else "" for git in found)
+
+
 def kind(run: Record) -> str:
     """What runs must share to be compared: what they are judged against, and every field of their scale, which `--set` may have changed."""
     return f"{judged(run)} {json.dumps(run.recipe.get('scale'), sort_keys=True)}"
@@ -241,7 +253,7 @@ def _run_folders(root: Path, scale: str, recipe: str) -> Iterable[Path]:
     """Folders that look like runs, in a fixed order; an empty folder is a run that has not begun."""
     for folder in sorted(root.glob(f"{scale}/*/seed*")):
         name = folder.parent.name.rpartition("-")[0]
-        if folder.is_dir() and recipe in ("*", name) and any(folder.iterdir()):
+        if folder.is_dir() and recipe in ("*", name) and any(file.name != ERROR for file in folder.iterdir()):
             yield folder
 
 
@@ -277,7 +289,7 @@ def _object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LabError(f"{where} is missing: the run did not finish, run it again.") from None
-    except (ValueError, OSError):
+    except (ValueError, RecursionError, OSError):
         raise LabError(f"{where} is damaged: delete the folder and run it again.") from None
     if not isinstance(value, dict):
         raise LabError(f"{where} is damaged: it should hold one JSON object.")
@@ -291,7 +303,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         rows = [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError:
         raise LabError(f"{where} is missing: the run did not finish, run it again.") from None
-    except (ValueError, OSError):
+    except (ValueError, RecursionError, OSError):
         raise LabError(f"{where} is damaged: delete the folder and run it again.") from None
     if not all(isinstance(row, dict) for row in rows):
         raise LabError(f"{where} is damaged: each line should hold one JSON object.")

@@ -24,6 +24,7 @@ from prx_lab.evaluate import Bench, bench, ceiling, judged, pictures, scores
 from prx_lab.gallery import GAP
 from prx_lab.images import sheet
 from prx_lab.locks import locked
+from prx_lab.machine import pick_device
 from prx_lab.metrics.throughput import Memory, images_per_second, peak_memory, reset_peak
 from prx_lab.parallel import ALONE, USUAL, Budget, World
 from prx_lab.precision import audit
@@ -34,11 +35,6 @@ from prx_lab.train import Training
 LOGGED = 200  # rows of train.jsonl, about
 GRACE = 6.0  # seconds: the data workers of a killed run take five to notice, and hold its lock until then
 SHOWN = 16  # pictures of the recorded grid: the first validation captions, the same noise for every recipe
-
-
-def pick_device() -> torch.device:
-    """The GPU where there is one, otherwise the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def store_of(recipe: Recipe, device: torch.device) -> Store | Encoded:
@@ -78,6 +74,7 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results", budget: Bud
                 work(recipe, seed, folder, budget, world)
             if world.main:
                 (folder / "curve.jsonl").unlink(missing_ok=True)  # it is in eval.json now
+                (folder / record.ERROR).unlink(missing_ok=True)  # of an earlier attempt
     return folder
 
 

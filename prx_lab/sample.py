@@ -15,6 +15,7 @@ from torch import Tensor
 from prx_lab.data.batch import Text
 from prx_lab.errors import LabError
 from prx_lab.flow import SOLVERS, Grid, Velocity, noise, scores, times, v_from_x
+from prx_lab.machine import pick_device
 from prx_lab.model import PRX, Words
 from prx_lab.spec import Spec
 
@@ -215,4 +216,4 @@ def from_run(folder: str | Path) -> Sampler:
     expected = {f"{prefix}{k}": v for k, v in model.state_dict().items()} | {"mean": torch.zeros(space.channels, side, side)}
     checkpoint.require(tensors, expected, (prefix, "mean"), where)
     model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"), tensors["mean"])
+    return Sampler(recipe, model.to(pick_device()), tensors["mean"])

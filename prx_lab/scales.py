@@ -1,8 +1,16 @@
 """Scales: how big an experiment is, from seconds on a laptop to the published run; any recipe runs at any of them."""
 
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from prx_lab.errors import require
 from prx_lab.spec import Spec
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
+
+LARGEST = {"size": 1 << 14, "grid": 1 << 10, "width": 1 << 15, "depth": 1 << 10, "batch": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,21 @@ class Scale(Spec):
     eval_n: int  # generated images per evaluation
     eval_steps: int  # sampler steps
     evals: int  # evaluations along the run, the last one at its end
+
+    def check(self, recipe: "Recipe") -> None:
+        folder = re.fullmatch(r"[\w.-]+", self.name) and self.name not in (".", "..")
+        require(bool(folder), f"scale.name is {self.name!r}, which names the folder of its runs; use letters, digits, '.', '_' and '-'.")
+        for name in ("size", "images", "grid", "width", "depth", "heads", "steps", "batch", "eval_n", "eval_steps", "evals"):
+            require(getattr(self, name) > 0, f"scale.{name} is {getattr(self, name)}; it must be positive.")
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            require(value <= most, f"scale.{name} is {value}, beyond any machine's memory; use at most {most}.")
+        require(self.lr > 0, f"scale.lr is {self.lr}; the learning rate must be positive.")
+        fits = self.width % (4 * self.heads) == 0
+        require(fits, f"Width {self.width} over {self.heads} heads is not a multiple of 4; change scale.width or scale.heads.")
+        fits = self.size % self.grid == 0
+        require(fits, f"A {self.size}-pixel image does not split into {self.grid} tokens a side; change scale.size or scale.grid.")
+        require(self.evals <= self.steps, f"{self.evals} evaluations do not fit in {self.steps} steps; lower scale.evals.")
 
     @property
     def tokens(self) -> int:

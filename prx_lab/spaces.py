@@ -1,6 +1,5 @@
 """Spaces by name: pixels, the embedded autoencoders, the published ones, and any local diffusers folder."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from prx_lab import zoo
 from prx_lab.autoencoders import ChannelSpace, DCSpace, Flux2Space, KLSpace, Pixels, Space
 from prx_lab.errors import LabError, nearest
+from prx_lab.files import read_json
 
 EMBEDDED = tuple(name for name in zoo.EMBEDDED if name.startswith("lab-vae"))
 REAL = ("flux", "flux2", "dc-ae", "repa-e")
@@ -52,11 +52,10 @@ def real(name: str) -> Space:
 def local(name: str, folder: Path) -> Space:
     """A local diffusers folder: an autoencoder's own, or a pipeline's with the autoencoder in `vae/`."""
     inside = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
-    try:
-        kind = json.loads((inside / "config.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabError(f"The folder {folder} holds no diffusers autoencoder that can be read ({first_line(error)}).") from None
-    return wrap(name, inside, kind)
+    config = inside / "config.json"
+    if not config.is_file():
+        raise LabError(f"The folder {folder} holds no diffusers autoencoder: there is no config.json, give one that save_pretrained wrote.")
+    return wrap(name, inside, read_json(config, "download or save the autoencoder again").get("_class_name", "network of no class"))
 
 
 def wrap(name: str, folder: Path, kind: str) -> Space:

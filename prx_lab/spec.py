@@ -26,6 +26,10 @@ class Spec:
         super().__init_subclass__(**kwargs)
         REGISTRY[cls.__name__] = cls
 
+    def __post_init__(self) -> None:
+        for name, kind in declared(type(self)).items():
+            object.__setattr__(self, name, normal(getattr(self, name), kind))
+
     def check(self, recipe: "Recipe") -> None:
         """Refuse, with a LabError, a recipe in which this part cannot work."""
 
@@ -86,6 +90,20 @@ def build(cls: type[Spec], values: dict[str, object]) -> Spec:
     return cls(**values)
 
 
+def normal(value: object, kind: Any) -> object:
+    """A value as its JSON gives it back, so that equal specs have one id: a float where one is declared, and no scalar of NumPy's."""
+    if get_origin(kind) is tuple and isinstance(value, tuple):
+        kinds = get_args(kind)
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+        return tuple(map(normal, value, kinds)) if len(kinds) == len(value) else value
+    if kind in (bool, int, float) and not isinstance(value, int | float):
+        from numpy import generic  # only for what is none of Python's: the command line starts without NumPy
+
+        value = value.item() if isinstance(value, generic) else value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST[float]
+    return float(value) if kind is float and number else value
+
+
 def require_types(spec: Spec, prefix: str = "") -> None:
     """Refuse, with a LabError, a field whose value is not of its declared type, a number that is not finite or absurdly large."""
     for name, kind in declared(type(spec)).items():
@@ -114,7 +132,7 @@ def require_type(path: str, value: object, kind: Any) -> None:
     right = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not right:
         raise LabError(f"{path} is {shown(value)}, a {type(value).__name__}; it must be {getattr(kind, '__name__', kind)}.")
-    if isinstance(value, int | float) and not abs(value) <= LARGEST[type(value)]:
+    if isinstance(value, int | float) and not abs(value) <= LARGEST[int if isinstance(value, int) else float]:
         raise LabError(f"{path} is {shown(value)}; it must be a finite number of a sensible size.")
     if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
         raise LabError(f"{path} is {shown(value)}, which is not Unicode text; rename what it stands for.")

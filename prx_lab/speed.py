@@ -3,7 +3,6 @@
 A time is the median of turns that arms took one after the other; a claim is a ratio of two such medians with its interval.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from prx_lab.errors import LabError
+from prx_lab.files import read_json
 from prx_lab.listing import Listing
 from prx_lab.machine import env
-from prx_lab.record import find_root
+from prx_lab.record import find_root, write_json
 
 FOLDER = "results/benchmarks"
+AGAIN = "delete it, or measure again with `make bench`"
 
 
 # --------------------------------------------------------------------------------------------- what is recorded
@@ -118,8 +119,7 @@ class Record:
         """Write the record with the machine and the commit it was made on."""
         self.machine = env(device=device)
         path = Path(folder) / device.partition(":")[0] / f"{self.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(path, asdict(self))
         return path
 
     @property
@@ -156,12 +156,12 @@ def load(device: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Record]:
     """Every record of a kind of device by name, as written by `Record.save`; LabError where a file is not such a record."""
     found = {}
     for path in sorted((find_root(folder) / device).glob("*.json")):
+        data = read_json(path, AGAIN)
         try:
-            data = json.loads(path.read_text())
             parts = {"rows": Row, "ratios": Ratio, "goals": Goal}
             found[path.stem] = Record(**data | {key: [kind(**one) for one in data[key]] for key, kind in parts.items()})
         except (ValueError, TypeError, KeyError) as error:
-            raise LabError(f"{path} is no record of a benchmark ({error}); delete it, or measure again with `make bench`.") from None
+            raise LabError(f"{path} is no record of a benchmark ({error}): {AGAIN}.") from None
     return found
 
 

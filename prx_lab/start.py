@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from prx_lab import stored, zoo
+from prx_lab.data.batch import Data
 from prx_lab.errors import LabError
 from prx_lab.interop import arch_of, compare, find, infer
 from prx_lab.model import PRX
 from prx_lab.stored import Stored
 
 if TYPE_CHECKING:
-    from prx_lab.data.store import Store
     from prx_lab.recipe import Recipe
 
 FIELDS = {"width": "scale.width", "depth": "scale.depth", "heads": "scale.heads", "bottleneck": "bottleneck", "channels": "space",
           "patch": "scale.grid", "context": "text", "mlp_ratio": ""}  # of a recipe, for a part of the shape  # fmt: skip
 
 
-def initial(recipe: "Recipe", store: "Store") -> dict[str, Tensor]:
+def initial(recipe: "Recipe", store: Data) -> dict[str, Tensor]:
     """The tensors that training starts from, by a learner's names, mapped from their files; none for a recipe without init."""
     if not recipe.init:
         return {}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prx_lab import checkpoint, hub
 from prx_lab.errors import LabError, nearest
+from prx_lab.files import read_json
 from prx_lab.routing import Dense, Router
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
@@ -167,14 +168,8 @@ def opened(path: Path) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{path} cannot be read as JSON ({error}): {AGAIN}.") from None
-    if not isinstance(found, dict):
-        raise LabError(f"{path} does not hold a JSON object: {AGAIN}.")
-    return found
+    """The JSON object of a downloaded or saved file."""
+    return read_json(path, AGAIN)
 
 
 def download(name: str) -> Path:

@@ -5,7 +5,6 @@ noise of its evaluation, and records it. A run that was judged with the weights 
 otherwise are, is swept with those. Weights of runs are not shared, so the pages read the records.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -20,6 +19,7 @@ from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, pictures, scores
 from prx_lab.evidence import Estimate, change
 from prx_lab.family import noise
+from prx_lab.files import read_json
 from prx_lab.listing import Listing
 from prx_lab.pages import QUALITY, Note
 from prx_lab.ranks import agreement
@@ -31,6 +31,7 @@ from prx_lab.siblings import sibling_of, trained_as
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
 FOLDER = "results/guidance"
+AGAIN = "delete it and sweep the run again"
 
 
 def study(folder: Path, scales: Sequence[float] = STRENGTHS) -> dict[str, Any]:
@@ -98,15 +99,15 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
     """{recipe: what is swept of it}; LabError where nothing is, or where a file is damaged."""
     found: dict[str, Swept] = {}
     for path in sorted((record.find_root(folder) / scale).glob("*/seed*.json")):
+        one = read_json(path, AGAIN)
         try:
-            one = json.loads(path.read_text(encoding="utf-8"))
             rows = {row["scale"]: {metric: record.number(row.get(metric)) for metric in QUALITY} for row in one["rows"]}
             swept = found.setdefault(one["name"], Swept(one["name"], one["own"], {}))
             if one["own"] != swept.own or one["own"] not in rows or one["seed"] in swept.seeds:
                 raise ValueError("another recipe of this name is recorded, or the row of its own scale is missing")
             swept.seeds[one["seed"]] = {scale: row for scale, row in rows.items() if row["fid"] == row["fid"]}  # without NaN
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise LabError(f"{path} is no record of a sweep ({error}); delete it and sweep the run again.") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LabError(f"{path} is no record of a sweep ({error}): {AGAIN}.") from None
     if not found:
         raise LabError(f"No sweep of guidance is recorded at {scale} scale yet.")
     return found

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prx_lab import layout
-from prx_lab.columns import SHOWN, Metric, by_seed, columns, judges
+from prx_lab.columns import SHOWN, Metric, by_seed, columns
 from prx_lab.errors import LabError, nearest
+from prx_lab.footnotes import notes
 from prx_lab.metrics.stats import paired, summary
 from prx_lab.posts import Published, counterpart, published
-from prx_lab.record import Record, Records, alike, number, records
+from prx_lab.record import Record, Records, alike, records
 from prx_lab.scales import SCALES
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def build(
     """Arrange records into a table: the baseline first, then the recipes in the order asked for."""
     require_known(found, (baseline, *recipes))
     base = choose(found, baseline, scale)
-    base = base if len(base) == 1 else {baseline: _one(base, baseline)}
+    if len(base) > 1:
+        raise LabError(f"Several recipes are recorded as '{baseline}': name one of {', '.join(base)} as the baseline.")
     groups = dict(base)
     for name in recipes or sorted({record.name for record in found}):
         groups |= {label: runs for label, runs in choose(found, name, scale).items() if label not in groups}
@@ -184,14 +186,14 @@ def choose(found: Sequence[Record], name: str, scale: str) -> dict[str, Runs]:
 
 
 def current_id(name: str, scale: str) -> str:
-    """The id that a recipe of today has at `scale`, or an empty string for a recipe that is no longer in the list."""
-    from prx_lab.recipes import RECIPES  # imports torch; needed only where recorded ids compete
+    """The id that a recipe of today has at `scale`; empty for one that is no longer in the list, and at a scale of the user's own."""
+    from prx_lab.recipes import PUBLISHED, RECIPES  # imports torch; needed only where recorded ids compete
 
-    return RECIPES[name].at(scale).id if name in RECIPES else ""
-
-
-def _one(base: Mapping[str, Runs], name: str) -> Runs:
-    raise LabError(f"Several recipes are recorded as '{name}': name one of {', '.join(base)} as the baseline.")
+    recipe = (RECIPES | PUBLISHED).get(name)
+    try:
+        return "" if recipe is None else recipe.id if recipe.scale.name == scale else recipe.at(scale).id
+    except LabError:
+        return ""
 
 
 def ceiling(shown: Sequence[Metric], used: Sequence[Record]) -> dict[str, float]:
@@ -202,75 +204,3 @@ def ceiling(shown: Sequence[Metric], used: Sequence[Record]) -> dict[str, float]
         if values:
             found[metric.name] = summary(values).mean
     return found
-
-
-def notes(found: Records, groups: Mapping[str, Runs], rows: Sequence[Row], shown: Sequence[Metric]) -> tuple[str, ...]:
-    """What a reader must know to read the numbers: evaluation size, judges, machines, code, and what was left out."""
-    lines, used, base = [], [record for runs in groups.values() for record in runs], next(iter(groups.values()))
-    if any(len(row.seeds) > 1 for row in rows):
-        lines.append("n: seeds. Value: mean ± sd. Δ: paired difference to the baseline over common seeds [95 % t interval].")
-    elif used:
-        lines.append("n: seeds. Δ: paired difference to the baseline; one seed gives no interval.")
-    most = max((len(row.seeds) for row in rows if row.is_baseline), default=0)
-    behind = [f"{row.label} ({len(row.seeds)})" for row in rows if 0 < len(row.seeds) < most]
-    if behind:
-        named = ", ".join(behind) if len(behind) <= MANY else f"{len(behind)} rows, see n"
-        lines.append(f"Fewer than the baseline's {most} seeds: {named}.")
-    lines += shared(rows, shown)
-    apart = [label for label, runs in groups.items() if runs and base and not all(alike(run, base[0]) for run in runs)]
-    if apart:
-        lines.append(
-            f"Judged on other images, given other captions or trained at other settings, so without a difference: {', '.join(apart)}."
-        )
-    sizes = sorted({int(n) for record in used if (n := number(record.eval.get("n"))) >= 1})
-    if sizes:
-        text = " or ".join(map(str, sizes))
-        lines.append(f"Each run is judged on {text} images." + (" Sizes differ: FID is not comparable." * (len(sizes) > 1)))
-    named = [f"{m.title} by {' and '.join(judges(m, used))}" for m in shown if judges(m, used)]
-    if named and used:
-        lines.append("; ".join(named) + ".")
-    if any(metric.timed for metric in shown) and used:
-        lines.append(
-            "Times and rates are indicative and get no verdict: runs followed one another, and other work may have shared their machine."
-        )
-    machines = sorted({str(record.env.get("device_name", "")) for record in used} - {""})
-    if len(machines) > 1:
-        lines.append(f"Speeds come from different machines ({', '.join(machines)}): do not compare them.")
-    lines += versions(groups)
-    if any(row.post for row in rows):
-        lines.append("post: the published row and its change to the published baseline; one run each, other networks, data and scale.")
-    return tuple(lines + [f"Skipped: {reason}" for _, reason in found.skipped])
-
-
-def shared(rows: Sequence[Row], shown: Sequence[Metric]) -> list[str]:
-    """The baseline's mean over the seeds that a row with fewer of them is compared on, metric by metric."""
-    base = next((row for row in rows if row.is_baseline), None)
-    if base is None:
-        return []
-    sets = {cell.common for row in rows if row is not base for cell in row.cells.values() if 0 < len(cell.common) < len(cell.base)}
-    lines = []
-    for seeds in sorted(sets):
-        means = {m: [v for seed, v in base.cells[m.name].values.items() if seed in seeds and math.isfinite(v)] for m in shown}
-        told = ", ".join(f"{m.title} {m.show(sum(values) / len(values))}" for m, values in means.items() if values)
-        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-        lines.append(f"The baseline over {which} alone, from which a Δ over {'it' if len(seeds) == 1 else 'them'} is counted: {told}.")
-    return lines
-
-
-def versions(groups: Mapping[str, Runs]) -> list[str]:
-    """Rows whose seeds have different code, and rows whose code is not that of the baseline (the first) at the same seed."""
-    mixed = sorted(label for label, runs in groups.items() if len({code(run) for run in runs}) > 1)
-    base = {run.seed: code(run) for run in next(iter(groups.values()))}
-    other = sorted(label for label, runs in groups.items() if any(code(run) != base.get(run.seed, code(run)) for run in runs))
-    lines = [f"Seeds recorded with different versions of the code: {', '.join(mixed)}. Their speeds do not compare."] * bool(mixed)
-    told = f"Recorded with other code than the baseline's same seed: {', '.join(other)}."
-    told = f"{told} Speeds do not compare, and a small difference may be the code's."
-    return lines + [told] * bool(other)
-
-
-def code(run: Record) -> frozenset[str]:
-    """The commits a run was recorded and, where it took the weights of another run, trained with; "" for one that is not known."""
-    trained = run.env.get("trained")
-    places = [run.env, trained["env"]] if isinstance(trained, dict) and isinstance(trained.get("env"), dict) else [run.env]
-    found = [place.get("git") for place in places]
-    return frozenset(str(git.get("commit", "")) if isinstance(git, dict) else "" for git in found)

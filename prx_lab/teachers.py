@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prx_lab import zoo
+from prx_lab.autoencoders import freeze
 from prx_lab.detector import SIZE, Detector, DetectorConfig, labels, peaks, place
 from prx_lab.errors import LabError, nearest
 from prx_lab.metrics.composition import Detection
@@ -166,11 +167,6 @@ class Judge(nn.Module):
     def _read(maps: Tensor, image: int, score: float, row: int, column: int) -> Detection:
         x, y = place(maps, image, row, column)
         return Detection(**labels(maps, image, row, column), x=x, y=y, score=score)
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """In evaluation mode and without gradients, in place."""
-    return module.eval().requires_grad_(False)
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prx_lab import zoo
+from prx_lab.autoencoders import freeze
 from prx_lab.cleaning import clean, report
 from prx_lab.errors import LabError, nearest
-from prx_lab.teachers import freeze
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -42,10 +42,6 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def reading(self, cleaning: str, length: int) -> "TextEncoder":
         """The same network with captions cleaned in another way and `length` places (0 for its own number)."""
-
-    def longest(self, captions: Sequence[str]) -> int:
-        """The number of places that the longest of these captions fills, at most `length`."""
-        return min(max(self.lengths(captions)), self.length)
 
     def cleaned(self, captions: Sequence[str]) -> list[str]:
         """Captions as they are tokenised; half a surrogate pair, which no tokenizer reads, becomes a question mark."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from prx_lab import checkpoint, start
-from prx_lab.data.batch import Batch
-from prx_lab.data.store import Store, order
+from prx_lab.data.batch import Batch, Data
+from prx_lab.data.store import order
 from prx_lab.errors import LabError
 from prx_lab.flow import Draw, corrupt, draw, v_from_x, velocity_to, x_from_v
 from prx_lab.model import PRX
@@ -65,7 +65,7 @@ class Objective(nn.Module):
         return self.rule(self.learner, batch, draw)
 
 
-def build(recipe: Recipe, store: Store, seed: int, device: torch.device) -> Learner:
+def build(recipe: Recipe, store: Data, seed: int, device: torch.device) -> Learner:
     """A fresh learner for this data; the network's weights depend on (seed, arch) alone, not on the terms."""
     C, h, _ = store.shape
     with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,7 @@ class Training:
     def __init__(
         self,
         recipe: Recipe,
-        stores: Store | Sequence[Store],
+        stores: Data | Sequence[Data],
         seed: int,
         device: torch.device,
         compiled: bool = False,

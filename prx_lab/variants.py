@@ -3,7 +3,6 @@
 Facts: the model table of diffusers' PRX page (`docs/source/en/api/pipelines/prx.md`, 0.42) and, for the beta, its model card.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 
 from prx_lab import hub, interop
 from prx_lab.errors import LabError, nearest
+from prx_lab.files import read_json
 from prx_lab.flow import scheduler_times
 from prx_lab.listing import Listing
+from prx_lab.machine import pick_device
 from prx_lab.model import PUBLISHED
 from prx_lab.precision import DTYPES, Precision
 from prx_lab.recipe import Recipe
@@ -119,7 +120,7 @@ def sampler(source: str | Path, cleaning: str = "full", dtype: str = "bf16") -> 
     recipe = settings(where, str(source)).but(cleaning=cleaning, precision=Precision(dtype, dtype))
     model = interop.load(where, dtype=DTYPES[dtype])
     mean = torch.zeros(model.arch.channels, 1, 1)  # a published model does not tell the mean of its training latents
-    return Sampler(recipe, model.to("cuda" if torch.cuda.is_available() else "cpu"), mean, scheduler_times, DTYPES[dtype])
+    return Sampler(recipe, model.to(pick_device()), mean, scheduler_times, DTYPES[dtype])
 
 
 def opened(source: str | Path) -> Sampler:
@@ -169,9 +170,6 @@ def stride(config: dict[str, Any]) -> int:
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON file of a pipeline folder."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise LabError(f"{path} is missing: give a folder that holds a whole pipeline, as save_pretrained writes it.") from None
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} cannot be read ({error}): download or export the pipeline again.") from None
+    if not path.is_file():
+        raise LabError(f"{path} is missing: give a folder that holds a whole pipeline, as save_pretrained writes it.")
+    return read_json(path, "download or export the pipeline again")

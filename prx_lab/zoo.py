@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prx_lab.errors import LabError, nearest
+from prx_lab.files import read_json
+from prx_lab.locks import locked
 
 WEIGHTS = Path(__file__).parent / "weights"
 NO_FILES: Mapping[str, Path | str] = MappingProxyType({})
+PATIENCE = 10.0  # seconds for another process to rewrite the manifest
 
 # What ships with the package. A number from one of these never carries a real network's name.
 EMBEDDED = {
@@ -122,7 +125,10 @@ def save(
             (fresh / file).write_text(source)
     (fresh / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     entry = {p.name: {"sha256": digest(p), "bytes": p.stat().st_size} for p in sorted(fresh.iterdir())}
-    with _Lock(root):
+    lock, busy = root / ".lock", f"Another process is writing networks into {root}; wait until it has finished, and run again."
+    with suppress(OSError):
+        lock.rmdir()  # once it was a folder, which a killed process left behind
+    with locked(lock, PATIENCE, busy):
         manifest = _manifest(root)
         shutil.rmtree(root / name, ignore_errors=True)
         fresh.replace(root / name)
@@ -183,28 +189,4 @@ def _ask_hub(endpoint: str, timeout: float) -> str:
 
 def _manifest(root: Path) -> dict:
     path = root / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise LabError(f"The manifest {path} is not valid JSON ({error}): reinstall the package.") from error
-
-
-class _Lock:
-    """Lets one process at a time rewrite the manifest; a directory, because making one is atomic everywhere."""
-
-    def __init__(self, root: Path):
-        self.path = root / ".lock"
-
-    def __enter__(self) -> None:
-        for _ in range(200):
-            try:
-                self.path.mkdir()
-                return
-            except FileExistsError:
-                time.sleep(0.05)
-        raise LabError(f"Another process seems to be writing networks; if none is, remove the folder {self.path}.")
-
-    def __exit__(self, *exc: object) -> None:
-        self.path.rmdir()
+    return read_json(path, "reinstall the package") if path.is_file() else {}

@@ -10,6 +10,7 @@ from prx_lab.cli.making import summary
 from prx_lab.cli.options import resolve
 from prx_lab.recipes import PUBLISHED, RECIPES
 from prx_lab.record import CHECKOUT, name_of, run_folder
+from prx_lab.scales import SCALES
 from tests.made_up import write_run
 
 COMMANDS = (
@@ -43,6 +44,12 @@ def test_help_has_a_sentence_and_an_example_for_each_command(capsys):
         assert command in overview
         assert cli.call([command, "--help"]) == 0
         assert f"Example: prx-lab {command}" in capsys.readouterr().out
+
+
+def test_the_help_names_every_scale(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert cli.call(["run", "--help"]) == 0
+    assert ", ".join(SCALES) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

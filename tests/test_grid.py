@@ -223,6 +223,17 @@ def test_only_a_kill_is_taken_for_want_of_memory(tmp_path, number, memory, monke
     assert f"by signal {int(number)};" in said and ("memory" in said) == memory
 
 
+def test_an_unexpected_error_keeps_its_traceback_until_the_run_succeeds(tmp_path):
+    words = [sys.executable, "-m", "prx_lab.grid", str(tmp_path), "0", str(os.getpid())]
+    child = subprocess.run(words, input="{", capture_output=True, text=True)
+    assert child.returncode == grid.UNEXPECTED and child.stderr.startswith("Traceback")
+    trace = tmp_path / "seed0" / "error.txt"
+    said = grid.ended(child.returncode, child.stderr, trace)
+    assert said.startswith("Unexpected JSONDecodeError: ") and str(trace) in said and "\n" not in said
+    assert trace.read_text() == child.stderr
+    assert grid.ended(2, "A sentence.\n", trace) == "A sentence." and grid.ended(0, "", trace) == "" and not trace.exists()
+
+
 def test_a_stop_leaves_the_grid_and_says_how_to_go_on(recorded):
     root, jobs, _ = recorded
 

@@ -194,7 +194,7 @@ def test_a_grid_killed_anywhere_goes_on_and_counts_no_half_written_record(server
 @pytest.mark.slow  # each start loads everything again
 def test_the_command_line_killed_and_started_again_leaves_the_same_record(tmp_path):
     words = [f"scale.{k}={v}" for k, v in {"steps": 30, "images": 32, "eval_n": 8, "eval_steps": 2, "evals": 3, "batch": 8}.items()]
-    command = [sys.executable, "-m", "prx_lab.cli", "run", "sprint", *(word for text in words for word in ("--set", text)), "--root"]
+    command = [sys.executable, "-m", "prx_lab", "run", "sprint", *(word for text in words for word in ("--set", text)), "--root"]
     env = STILL | {"PRX_LAB_CACHE": str(tmp_path / "cache")}
     run = lambda root: subprocess.Popen([*command, str(root)], cwd=HERE, env=env, stderr=subprocess.DEVNULL)  # noqa: E731
     assert run(tmp_path / "whole").wait() == 0

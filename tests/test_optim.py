@@ -238,10 +238,13 @@ def test_unknown_settings_are_refused(field):
         BASE.but(optim=replace(Muon(), **{field: "other"}))
 
 
-@pytest.mark.parametrize("change", [dict(momentum=1.0), dict(ns_steps=0)])
-def test_impossible_settings_are_refused(change):
+IMPOSSIBLE = [Muon(momentum=1.0), Muon(ns_steps=0), Muon(weight_decay=-1.0), AdamW(betas=(1.0, 2.0)), Muon(aux=AdamW(betas=(0.9, -0.1)))]
+
+
+@pytest.mark.parametrize("optim", IMPOSSIBLE, ids=repr)
+def test_impossible_settings_are_refused(optim):
     with pytest.raises(LabError, match="optim"):
-        BASE.but(optim=Muon(**change))
+        BASE.but(optim=optim)
 
 
 def test_without_the_package_one_sentence_says_so(monkeypatch):

@@ -23,6 +23,7 @@ from prx_lab.recipes import BASE, RECIPES
 from prx_lab.record import Record
 from prx_lab.sample import from_run
 from prx_lab.terms.contrastive import Contrastive
+from prx_lab.terms.haste import AttentionAlignment
 from prx_lab.train import Training
 
 HERE = Path(__file__).parent
@@ -163,6 +164,15 @@ def test_a_part_of_a_batch_knows_the_targets_it_is_pushed_away_from(predict):
         pool = torch.cat([own, part.rest.target])
         assert torch.allclose(pool[mine.other], target[variates.other[rows.start : rows.stop]], atol=1e-5)
         assert torch.allclose(pool[-1], target[rows.start - 1], atol=1e-5) and len(mine.other) == b
+
+
+def test_targets_of_others_are_gathered_for_terms_that_read_them_only():
+    data, index = store(), order(0, 5, 8, 32)
+    for term, others in ((AttentionAlignment(), 0), (Contrastive(), 4)):
+        recipe = tiny(BASE.plus(term))
+        variates = draw((0, 5, 0, 0), (8, *data.shape), 16, recipe.time, recipe.drop)
+        part, _ = cut(data, index, variates, range(3), recipe)
+        assert len(part.rest.target) == others
 
 
 def test_a_budget_changes_no_dtype_and_refuses_no_batches():

@@ -37,6 +37,8 @@ def test_batches_are_shuffled_epochs() -> None:
     seen = torch.cat([batches(10, 4, 3, step) for step in range(5)])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist() and torch.equal(batches(10, 4, 3, 2), seen[8:12])
+    first, second = (torch.randperm(10, generator=torch.Generator().manual_seed(3 * 100_003 + epoch)) for epoch in (0, 1))
+    assert torch.equal(seen, torch.cat([first, second]))
 
 
 def test_train_fits_a_line() -> None:

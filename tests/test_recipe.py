@@ -1,7 +1,9 @@
 """Recipes: construction checks, differences, identity, JSON round trips, and what holds for every recipe in the table."""
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from prx_lab.recipes import BASE, RECIPES, recipe
 from prx_lab.routing import TREAD
 from prx_lab.sample import CFG
 from prx_lab.scales import SCALES
+from prx_lab.spec import Spec, require_types
 from prx_lab.sprint import SPRINT
 from prx_lab.steps.distill import GuidanceDistillation
 from prx_lab.terms import REPA, FlowMatching
@@ -171,6 +174,8 @@ def test_ids_tell_recipes_scales_and_data_apart():
         (dict(scale=replace(SCALES["smoke"], heads=5)), "heads"),
         (dict(scale=replace(SCALES["smoke"], size=30)), "tokens a side"),
         (dict(scale=replace(SCALES["smoke"], steps=0)), "positive"),
+        (dict(scale=replace(SCALES["smoke"], name="a/b")), "names the folder"),
+        (dict(scale=replace(SCALES["smoke"], name="..")), "names the folder"),
         (dict(scale=replace(SCALES["smoke"], lr=-1.0)), "learning rate"),
         (dict(scale=replace(SCALES["smoke"], evals=10**6)), "evaluations"),
     ],
@@ -179,6 +184,28 @@ def test_contradictions_are_refused_with_a_sentence(change, word):
     with pytest.raises(LabError) as error:
         BASE.but(**change)
     assert word in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_that_are_equal_make_recipes_of_one_id():
+    loose = BASE.but(guidance=CFG(4), clip=np.float64(0.5), shift=np.float32(2.0), sampler_steps=np.int64(8), optim=AdamW(betas=(0, 0.5)))
+    strict = BASE.but(guidance=CFG(4.0), clip=0.5, shift=2.0, sampler_steps=8, optim=AdamW(betas=(0.0, 0.5)))
+    assert loose == strict and loose.id == strict.id and repr(loose) == repr(strict)
+    assert Recipe.from_json(json.loads(json.dumps(loose.to_json()))) == strict
+    for wrong in (True, 10**400, np.nan, "1"):
+        with pytest.raises(LabError, match="clip is"):
+            BASE.but(clip=wrong)
+
+
+def test_a_field_may_be_a_switch():
+    @dataclass(frozen=True)
+    class Switched(Spec):
+        on: bool = False
+
+    for value in (True, np.bool_(True)):
+        require_types(Switched(value))
+        assert Switched(value).on is True
+    with pytest.raises(LabError, match="must be bool"):
+        require_types(Switched(1))
 
 
 @pytest.mark.parametrize("bad", [{"type": "Recipee"}, {"type": "REPA", "wieght": 1.0}, {"type": "REPA"}, {}])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prx_lab import machine
 from prx_lab.errors import LabError
 from prx_lab.posts import counterpart, published
-from prx_lab.record import Record, append_json, env, find_root, plain, records, write_json
+from prx_lab.record import ERROR, Record, append_json, env, find_root, plain, records, write_json, write_text
 from tests.made_up import write_run
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -82,7 +82,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["recipe.json", "env.json", "train.jsonl", "eval.json"])
-@pytest.mark.parametrize("damage", ["missing", "torn", "list"])
+@pytest.mark.parametrize("damage", ["missing", "torn", "list", "deep"])
 def test_half_written_folders_are_skipped_and_listed(tmp_path, file, damage):
     write_run(tmp_path, "baseline", 0, fid=10.0)
     folder = write_run(tmp_path, "baseline", 1, fid=10.0)
@@ -90,7 +90,7 @@ def test_half_written_folders_are_skipped_and_listed(tmp_path, file, damage):
     if damage == "missing":
         (folder / file).unlink()
     else:
-        (folder / file).write_text(text.rstrip()[:-1] if damage == "torn" else "[1]\n")
+        (folder / file).write_text({"torn": text.rstrip()[:-1], "list": "[1]\n", "deep": "[" * 200_000}[damage])
     found = records(tmp_path, "cpu")
     assert [r.seed for r in found] == [0]
     ((where, why),) = found.skipped
@@ -103,6 +103,8 @@ def test_records_are_ordered_and_filtered(tmp_path):
         write_run(tmp_path, name, seed, fid=10.0)
     write_run(tmp_path, "baseline", 0, fid=1.0, scale="gpu")
     (tmp_path / "cpu" / "baseline-0123abcd" / "seed7").mkdir()  # begun, nothing written
+    write_text(tmp_path / "cpu" / "baseline-0123abcd" / "seed8" / ERROR, "Traceback")  # broke before it wrote anything else
+    assert not records(tmp_path, "cpu").skipped
     (tmp_path / "published.csv").write_text("x")
     assert [(r.name, r.seed) for r in records(tmp_path, "cpu")] == [("baseline", 2), ("repa", 9), ("repa", 10)]
     assert [(r.name, r.seed) for r in records(tmp_path, recipe="baseline")] == [("baseline", 2), ("baseline", 0)]

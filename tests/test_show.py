@@ -151,13 +151,14 @@ def test_the_widget_samples_what_it_shows():
 
 
 def test_a_recipe_shows_what_differs():
-    from prx_lab.recipes import BASE
+    from prx_lab.recipes import BASE, RECIPES
 
     recipe = BASE.but(predict="x")
     html = show.recipe_html(recipe)
     changed, folded = html.split("<details>")
     assert "predict" in changed and "baseline: v" in changed and "1 fields differ" in changed and "captions" not in changed
     assert "captions" in folded
+    assert "phases" not in show.recipe_html(RECIPES["sft"]).split("<details>")[1]  # what a phase changes is no field as in the baseline
     assert "the baseline" in show.recipe_html(BASE.at("cpu")) and "differ" not in show.recipe_html(BASE.at("cpu"))
     assert show.spec_html(BASE.optim).startswith("<b>AdamW</b>")
 

@@ -1,5 +1,7 @@
 """Records of speed return as written, their intervals are honest, their tables say what was reached; pictures show all of it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -47,11 +49,21 @@ def test_a_record_comes_back_as_written(tmp_path):
     assert speed.load("cuda", tmp_path) == {}
 
 
+def test_a_record_is_replaced_as_a_whole(tmp_path):
+    record = made()
+    held = tmp_path / "held.json"
+    held.hardlink_to(record.save("cpu", tmp_path))
+    before = held.read_text()
+    record.facts["case"]["share"] = math.nan
+    assert record.save("cpu", tmp_path).read_text() != held.read_text() == before  # what a reader has open stays
+    assert speed.load("cpu", tmp_path)["step"].facts["case"]["share"] is None  # strict JSON
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "a", "rows": [{"group": 1}]}', '{"rows": 3, "ratios": [], "goals": []}'])
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "step.json").write_text(text)
-    with pytest.raises(LabError, match="step.json is no record of a benchmark .*make bench"):
+    with pytest.raises(LabError, match="step.json (is no record of a|cannot be read as|does not hold a) .*make bench"):
         speed.load("cpu", tmp_path)
 
 

@@ -12,8 +12,9 @@ from scipy import stats
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.findings import detectables, evenness
+from prx_lab.recipes import PUBLISHED
 from prx_lab.record import write_json
-from prx_lab.table import Table
+from prx_lab.table import Table, current_id
 from tests.made_up import write_run
 
 BASELINE = {0: 20.0, 1: 22.0, 2: 21.0}
@@ -27,6 +28,13 @@ def root(tmp_path):
     for seed, fid in VARIANT.items():
         write_run(tmp_path, "repa", seed, fid)
     return tmp_path
+
+
+def test_two_recipes_of_one_name_at_a_scale_of_ones_own_have_a_row_each(tmp_path):
+    for name, id in (("baseline", "0123abcd"), ("muon", "0123abcd"), ("muon", "4567cdef")):
+        write_run(tmp_path, name, 0, 20.0, id=id, scale="mine")
+    assert [row.label for row in Table.of("mine", root=tmp_path).rows] == ["baseline", "muon-0123abcd", "muon-4567cdef"]
+    assert current_id("prx-1.2b", "prx-256") == PUBLISHED["prx-1.2b"].id and current_id("gone", "cpu") == ""
 
 
 def line(table, start):

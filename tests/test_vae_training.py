@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from prx_lab.data.scenes import Scenes
 from prx_lab.errors import LabError
 from prx_lab.pretrain import common, vae
 
@@ -38,14 +37,6 @@ def test_average_follows_quickly_at_first():
     for _ in range(50):
         average.update(net)
     assert abs(average.state["weight"].item() - 7) < 0.1
-
-
-def test_rendered_once_and_read_back(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRX_LAB_CACHE", str(tmp_path))
-    source = Scenes("simple", "render", 10)
-    first, again = common.rendered(source, 3, 16), common.rendered(source, 3, 16)
-    assert first.dtype == np.uint8 and np.array_equal(first, source.images(range(3), 16)) and np.array_equal(first, again)
-    assert [p.suffix for p in (tmp_path / "pretrain").iterdir()] == [".npy"]
 
 
 def test_photographs_are_held_out_and_crops_in_range():

@@ -8,6 +8,7 @@ import torch
 
 from prx_lab import zoo
 from prx_lab.errors import LabError
+from prx_lab.locks import locked
 
 
 @pytest.fixture
@@ -32,7 +33,23 @@ def test_save_replaces_and_keeps_the_others(store: Path) -> None:
     assert zoo.load("lab-dino", store)[1] == {"width": 2}
     assert not (store / "lab-dino" / "metrics.json").exists()
     assert zoo.folder("lab-t5", store).is_dir()
-    assert not [p for p in store.iterdir() if p.name.startswith(".")], "drafts and locks are cleared away"
+    assert [p.name for p in store.iterdir() if p.name.startswith(".")] in ([], [".lock"]), "drafts are cleared away"
+
+
+def test_one_process_at_a_time_writes(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "PATIENCE", 0.1)
+    with locked(store / ".lock", 0, "in use"), pytest.raises(LabError, match="Another process is writing networks into .* run again"):
+        zoo.save("lab-t5", {"a": torch.zeros(2)}, {}, "# t5", root=store)
+    assert "lab-t5" not in zoo.sizes(store)
+    zoo.save("lab-t5", {"a": torch.zeros(2)}, {}, "# t5", root=store)
+    assert "lab-t5" in zoo.sizes(store)
+
+
+def test_a_killed_process_of_an_older_version_locks_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "PATIENCE", 0.1)
+    (tmp_path / ".lock").mkdir()  # its lock was a folder
+    zoo.save("lab-t5", {"a": torch.zeros(2)}, {}, "# t5", root=tmp_path)
+    assert "lab-t5" in zoo.sizes(tmp_path) and not (tmp_path / ".lock").is_dir()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "card.md", "metrics.json"])
@@ -64,7 +81,7 @@ def test_not_yet_trained_says_how_to(store: Path) -> None:
 
 def test_broken_manifest(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(LabError, match="not valid JSON"):
+    with pytest.raises(LabError, match="cannot be read as JSON .* reinstall the package"):
         zoo.folder("lab-dino", tmp_path)
 
 

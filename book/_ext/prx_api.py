@@ -10,13 +10,13 @@ GROUPS = {
     "Data": ["data", "cleaning"],
     "Frozen networks": ["spaces", "autoencoders", "teachers", "text", "detector", "inception", "zoo", "published", "pretrain"],
     "Evaluation": ["evaluate", "metrics", "arrival", "fidelity", "sweep"],
-    "Statistics": ["evidence", "family", "luck", "influences", "claims", "ranks", "findings", "crossed", "forest"],
+    "Statistics": ["evidence", "family", "luck", "influences", "claims", "speed_claims", "ranks", "findings", "crossed", "forest"],
     "Grids": ["grid", "siblings", "budget"],
-    "Records and tables": ["record", "table", "columns", "layout", "listing", "posts"],
+    "Records and tables": ["record", "table", "footnotes", "repeats", "columns", "layout", "listing", "posts"],
     "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],
     "Published models": ["variants", "buckets", "components", "interop", "stored", "hub", "export", "usage", "modelcard"],
     "Cost, memory, speed": ["cost", "footprint", "memory", "plan", "clock", "speed", "speed_figures"],
-    "Several processes, one machine": ["parallel", "sharding", "process", "locks", "machine", "doctor", "progress", "errors"],
+    "Several processes, one machine": ["parallel", "sharding", "process", "locks", "files", "machine", "doctor", "progress", "errors"],
 }
 LEFT_OUT = {"prx_lab", "prx_lab.__main__"}
 COMMANDS = "prx_lab.cli"  # told of by the README and by --help

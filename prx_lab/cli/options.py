@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from prx_lab.errors import LabError
 from prx_lab.progress import speaks
+from prx_lab.scales import SCALES
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -35,9 +36,7 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `prx-lab recipes`.")]
 ScaleOption = Annotated[
     str,
-    typer.Option(
-        "--scale", help="smoke (seconds), cpu (minutes), cpu-short, cpu-long, cpu-256, cpu-1024 or gpu; by default the recipe's own."
-    ),
+    typer.Option("--scale", help=f"One of {', '.join(SCALES)}: smoke takes seconds, cpu minutes. By default the recipe's own."),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the recorded runs.")]

@@ -1,8 +1,10 @@
 """A batch: everything the learner needs, already encoded by the frozen networks."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -48,3 +50,29 @@ class Batch:
         teachers = {k: v.to(device, non_blocking=True) for k, v in self.teachers.items()}
         rest = self.rest if self.rest is None else self.rest.to(device)
         return Batch(self.x.to(device, non_blocking=True), self.text.to(device), teachers, rest)
+
+
+class Data(Protocol):
+    """Encoded samples to train on, by index: a `Store`, or the `Encoded` folder that `prx-lab encode` has written."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w) of one sample."""
+
+    @property
+    def context(self) -> int:
+        """Width E of the text features."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of what each vision teacher gives, by its name in a batch."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean sample (C, h, w), float32."""
+
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    def batch(self, index: NDArray) -> Batch:
+        """The samples at `index` (B,)."""

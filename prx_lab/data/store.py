@@ -5,11 +5,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -60,14 +59,20 @@ def cached(what: str, key: Iterable[object], rows: int, parts: Callable[[], Iter
     folder = cache_root() / f"{what}-{name}"
     if not folder.exists():
         part = folder.with_name(f".part-{folder.name}")
-        try:
-            with locked(lock_of(part), FOREVER, "in use"):  # who comes second waits and reads
-                if not folder.exists():
-                    sweep(folder.parent)
-                    _fill(part, folder, what, rows, parts())
-        except OSError as error:
-            raise LabError(f"Cannot write the cache {folder.parent} ({error.strerror}); free some space or set PRX_LAB_CACHE.") from None
+        with locked(lock_of(part), FOREVER, "in use"):  # who comes second waits and reads
+            if not folder.exists():
+                sweep(folder.parent)
+                _fill(part, folder, what, rows, parts())
     return _read(folder, rows)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the disk refuses inside is a LabError; whatever makes the data stays outside, as its errors are not the disk's."""
+    try:
+        yield
+    except OSError as error:
+        raise LabError(f"Cannot write the cache {folder} ({error.strerror or error}); free some space or set PRX_LAB_CACHE.") from None
 
 
 def _read(folder: Path, rows: int) -> Arrays:
@@ -84,21 +89,28 @@ def _read(folder: Path, rows: int) -> Arrays:
 def _fill(part_folder: Path, folder: Path, what: str, rows: int, parts: Iterator[Arrays]) -> None:
     """Write the arrays under another name, and give them their own when they are whole."""
     shutil.rmtree(part_folder, ignore_errors=True)
-    part_folder.mkdir()
+    with writing(folder.parent):
+        part_folder.mkdir()
     try:
-        with ExitStack() as open_files, tqdm(total=rows, desc=what, unit="img", disable=quiet(), leave=False) as bar:
-            files: dict[str, BinaryIO] = {}  # written, not mapped: a full disk is then an error and not a bus error
+        with tqdm(total=rows, desc=what, unit="img", disable=quiet(), leave=False) as bar:
             for part in parts:
-                for key, value in part.items():
-                    if key not in files:
-                        files[key] = open_files.enter_context(open(part_folder / f"{key}.npy", "wb"))
-                        head = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False}
-                        np.lib.format.write_array_header_1_0(files[key], head | {"shape": (rows, *value.shape[1:])})
-                    files[key].write(np.ascontiguousarray(value))
+                with writing(folder.parent):
+                    for key, value in part.items():
+                        _append(part_folder / f"{key}.npy", value, rows)
                 bar.update(len(value))
-        os.replace(part_folder, folder)
+        with writing(folder.parent):
+            os.replace(part_folder, folder)
     finally:
         shutil.rmtree(part_folder, ignore_errors=True)
+
+
+def _append(path: Path, value: NDArray, rows: int) -> None:
+    """Write a chunk behind those that are there, the first one behind a header that announces all `rows`."""
+    with open(path, "ab") as file:  # written, not mapped: a full disk is then an error and not a bus error
+        if not file.tell():
+            head = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, head | {"shape": (rows, *value.shape[1:])})
+        file.write(np.ascontiguousarray(value))
 
 
 def chunks(n: int) -> Iterator[range]:
@@ -244,8 +256,13 @@ class Store:
 def order(seed: int, step: int, batch: int, n: int) -> NDArray:
     """Indices (batch,) of a step: a fresh permutation every epoch, a function of (seed, step) alone."""
     place = np.arange(step * batch, (step + 1) * batch)
-    epochs = {e: torch.randperm(n, generator=stream(seed, 1 << 41, int(e))).numpy() for e in np.unique(place // n)}
-    return np.array([epochs[p // n][p % n] for p in place])
+    return np.array([permutation(seed, p // n, n)[p % n] for p in place.tolist()])
+
+
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def permutation(seed: int, epoch: int, n: int) -> NDArray:
+    """The order of an epoch's n rows."""
+    return torch.randperm(n, generator=stream(seed, 1 << 41, epoch)).numpy()
 
 
 def prepare(

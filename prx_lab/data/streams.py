@@ -1,6 +1,7 @@
 """A data set passed once from end to end, row by row: a folder, Parquet files or a hub name; nothing is downloaded to stay.
 
-Rows are told apart into training and validation as `load_source` does it: by the data's own parts, else a fixed tenth by hash.
+Rows are told apart into training and validation as `load_source` does it: by the data's own parts, else a fixed tenth by hash,
+and at least one row of a table whose length is known.
 """
 
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 TRAIN, VALIDATION = PARTS = ("train", "validation")
+FEW = 100  # rows of which some are always below VAL_SHARE
 Split = TypeVar("Split")
 
 
@@ -75,10 +77,13 @@ class Table(Stream):
         self.long, self.short = long_column(asked, list(features), name), first(SHORT_COLUMNS, list(features))
         self.label = label = first(LABEL_COLUMNS, list(features))
         self.classes = features[label] if label and isinstance(features[label], ClassLabel) else None
+        own = range(min(total, FEW)) if total > 1 else ()  # a small table still gets one row to validate on, as `listed.part` does it
+        self.lowest = min(own, key=lambda index: place(str(index)), default=None)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         for index, cells in enumerate(self.table.skip(start) if start else self.table, start):
-            named = self.parts[0] if len(self.parts) == 1 else PARTS[place(str(index)) < VAL_SHARE]
+            held = index == self.lowest or place(str(index)) < VAL_SHARE
+            named = self.parts[0] if len(self.parts) == 1 else PARTS[held]
             long = text_of(cells.get(self.long)) or fill(self.caption, self.label_of(cells))
             short = text_of(cells.get(self.short)) or long
             yield Row(index, f"row {index}", named, partial(fetch, cells[self.column], self.root), long, short)

@@ -51,15 +51,13 @@ def extract(
     network: Callable[[Tensor], Tensor],
     images: Images | Iterable[Images],
     batch: int = 64,
-    progress: bool = False,
-    span: tuple[float, float] = (-1.0, 1.0),
 ) -> np.ndarray:
     """Features float64 (n, E) of images, one array or tensor or an iterable of them, in order; shapes and range as in `to_uint8`.
 
     `network` is a `FeatureNetwork` or any callable from uint8 (B, 3, H, W) to (B, E). LabError for no images, or features not finite.
     """
     rows = []
-    for part in _bar(_parts(images, batch, span), progress):
+    for part in _parts(images, batch):
         out = network(part)
         if out.ndim != 2 or len(out) != len(part):
             raise LabError(f"The feature network gave {tuple(out.shape)} for {len(part)} images; it should give one row each.")
@@ -104,17 +102,9 @@ def feature_network(name: str, folder: str | Path = HUB) -> FeatureNetwork:
     return network(name, teacher.network)
 
 
-def _parts(images: Images | Iterable[Images], batch: int, span: tuple[float, float]) -> Iterator[Tensor]:
+def _parts(images: Images | Iterable[Images], batch: int) -> Iterator[Tensor]:
     if batch < 1:
         raise LabError(f"A batch holds at least one image, not {batch}.")
     for group in [images] if isinstance(images, np.ndarray | Tensor) else images:
         for start in range(0, len(group), batch):
-            yield to_uint8(group[start : start + batch], span)
-
-
-def _bar(parts: Iterator[Tensor], progress: bool) -> Iterable[Tensor]:
-    if not progress:
-        return parts
-    from tqdm import tqdm
-
-    return tqdm(parts, desc="features", unit="batch")
+            yield to_uint8(group[start : start + batch])

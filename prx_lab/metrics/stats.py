@@ -1,10 +1,9 @@
-"""Error bars: intervals over images, t intervals over seeds, and the difference a given number of seeds can see.
+"""Error bars: intervals over images, and t intervals over seeds.
 
 Plug-in distances (FID, biased MMD) are biased upwards by sampling, and a resample has that bias once more, so their
 percentile bootstrap often lies wholly above the value (it covered 0 to 83 % of the time where 95 % was asked, in Gaussian
-trials). Their intervals here are for the mean of the metric *at this n*, which is what two recipes are compared on:
-`influence_interval` (infinitesimal jackknife: one pass, covered 93 to 100 %), or `bootstrap_recentred`, which keeps the
-spread of the resamples and drops their shift, for statistics without a formula (covered 94 to 100 %, up to 2.4 times too wide).
+trials). Their interval here is for the mean of the metric *at this n*, which is what two recipes are compared on:
+`influence_interval` (infinitesimal jackknife: one pass, covered 93 to 100 %).
 """
 
 import math
@@ -43,19 +42,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of variant minus baseline over n seeds, its sd, t interval and minimal detectable difference (None for one seed)."""
+    """Mean of variant minus baseline over n seeds, its sd and t interval (None for one seed)."""
 
     n: int
     mean: float
     sd: float | None
     lo: float | None
     hi: float | None
-    detectable: float | None
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes zero; never for one seed."""
-        return self.lo is not None and self.hi is not None and (self.lo > 0 or self.hi < 0)
 
 
 def matrix(features: np.ndarray, name: str, rows: int = 2) -> np.ndarray:
@@ -86,12 +79,6 @@ def percentile(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
-def recentred(draws: np.ndarray, value: float, level: float = 0.95) -> tuple[float, float]:
-    """The interval of the draws moved so that their mean is `value`; lo is never below 0 for a value that is not."""
-    lo, hi = percentile(draws - draws.mean() + value, level)
-    return (max(lo, 0.0) if value >= 0 else lo), hi
-
-
 def influence_interval(value: float, *influences: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Normal interval (lo, hi) from each row's influence (n_i,) on the value: variance = sum of var(influence_i) / n_i.
 
@@ -115,14 +102,6 @@ def bootstrap(
     return percentile(resample(statistic, arrays, n, seed), level)
 
 
-def bootstrap_recentred(
-    statistic: Callable[..., float], *arrays: np.ndarray, n: int = 200, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap interval (lo, hi) around the value of an upward-biased, non-negative statistic such as FID; see the module."""
-    _check(arrays, n)
-    return recentred(resample(statistic, arrays, n, seed), float(statistic(*arrays)), level)
-
-
 def _check(arrays: Sequence[np.ndarray], n: int) -> None:
     if n < 2:
         raise LabError(f"A bootstrap needs at least 2 resamples, not {n}; 200 is usual.")
@@ -136,21 +115,16 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(len(v), float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else None)
 
 
-def paired(variant: Sequence[float], baseline: Sequence[float], level: float = 0.95, power: float = 0.8) -> Paired:
-    """Variant minus baseline, seed by seed, with Student's t interval; one seed has no interval.
-
-    `detectable` is the true difference that this many seeds with this sd would find at the given level with the
-    given power: (t_{level} + t_{power}) sd / sqrt(n), within a few per cent of the noncentral t for n >= 4.
-    """
+def paired(variant: Sequence[float], baseline: Sequence[float], level: float = 0.95) -> Paired:
+    """Variant minus baseline, seed by seed, with Student's t interval; one seed has no interval."""
     if len(variant) != len(baseline):
         raise LabError(f"A paired difference needs the same seeds on both sides; got {len(variant)} and {len(baseline)} values.")
     d = _finite(variant) - _finite(baseline)
     if len(d) == 1:
-        return Paired(1, float(d[0]), None, None, None, None)
+        return Paired(1, float(d[0]), None, None, None)
     mean, sd, df = float(d.mean()), float(d.std(ddof=1)), len(d) - 1
     t, error = stats.t.ppf((1 + level) / 2, df), sd / math.sqrt(len(d))
-    seen = float((t + stats.t.ppf(power, df)) * error)
-    return Paired(len(d), mean, sd, float(mean - t * error), float(mean + t * error), seen)
+    return Paired(len(d), mean, sd, float(mean - t * error), float(mean + t * error))
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

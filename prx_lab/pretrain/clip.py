@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from prx_lab import zoo
 from prx_lab.data.captions import caption
+from prx_lab.data.store import cache_root
 from prx_lab.pretrain.corpus import LENGTH, SPECIAL, VOCABULARY
 from prx_lab.pretrain.loop import Schedule, batches, train
 from prx_lab.pretrain.targets import PRESENT, present
-from prx_lab.pretrain.world import HELDOUT, PAIRS, TRAIN, VAL, World, cache_root, world
+from prx_lab.pretrain.world import HELDOUT, PAIRS, TRAIN, VAL, World, world
 
 WIDTH = 96  # of the shared space
 CHOICES = 100  # a caption chooses its image among this many

@@ -1,64 +1,20 @@
-"""What the trainings of the embedded networks share: rendered scenes on disk, photographs, averaged weights, a schedule, PSNR."""
+"""What the trainings of the embedded networks share: photographs, averaged weights, a schedule, PSNR."""
 
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from prx_lab.data.source import Source
-from prx_lab.errors import LabError
-
-CHUNK = 64
 # skimage.data also holds photographs that must be fetched; these come with the package itself.
 TRAIN_PHOTOS = (
     "astronaut.png", "motorcycle_left.png", "rocket.jpg", "hubble_deep_field.jpg", "ihc.png", "retina.jpg",
     "coins.png", "camera.png", "grass.png", "gravel.png", "brick.png",
 )  # fmt: skip
 HELD_PHOTOS = ("chelsea.png", "coffee.png")  # in no training image, and no texture of a scene
-
-
-def cache_root() -> Path:
-    """Where rendered images are kept: $PRX_LAB_CACHE, or ~/.cache/prx_lab."""
-    return Path(os.environ.get("PRX_LAB_CACHE") or Path.home() / ".cache" / "prx_lab")
-
-
-def rendered(source: Source, n: int, size: int) -> NDArray[np.uint8]:
-    """The first n images of a source as a memory-mapped uint8 (n, size, size, 3), rendered once; LabError if it cannot be written."""
-    path = cache_root() / "pretrain" / f"{source.name}-{size}-{n}.npy"
-    if not path.exists():
-        try:
-            _render(source, n, size, path)
-        except OSError as error:
-            raise LabError(f"Cannot write the cache {path.parent} ({error.strerror}); free some space or set PRX_LAB_CACHE.") from None
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _render(source: Source, n: int, size: int, path: Path) -> None:
-    """Render into a temporary file and rename it, so that an interrupted rendering leaves nothing behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        images = np.lib.format.open_memmap(part, "w+", np.uint8, (n, size, size, 3))
-        with tqdm(total=n, desc=source.name, unit="img", disable=None, leave=False) as bar:
-            for start in range(0, n, CHUNK):
-                index = range(start, min(start + CHUNK, n))
-                images[index.start : index.stop] = source.images(index, size)
-                bar.update(len(index))
-        images.flush()
-        os.replace(part, path)
-
-
-def to_float(images: NDArray[np.uint8]) -> Tensor:
-    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def photographs(files: Iterable[str]) -> list[Tensor]:

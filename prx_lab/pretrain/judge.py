@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prx_lab import zoo
+from prx_lab.data.store import cache_root
 from prx_lab.detector import ATTRIBUTES, GLOBALS, GRID, SIZE, Detector, DetectorConfig, split
 from prx_lab.pretrain.augment import defects, flip
 from prx_lab.pretrain.examine import calibrate, examine, table
 from prx_lab.pretrain.loop import Schedule, batches, train
-from prx_lab.pretrain.world import HELDOUT, PAIRS, TRAIN, VAL, World, cache_root, world
+from prx_lab.pretrain.world import HELDOUT, PAIRS, TRAIN, VAL, World, world
 
 VISIBLE = 0.25  # an object hidden beyond this is neither asked for nor punished when found
 REACH = 0.05  # standard deviation of a centre's target, as a share of the image's side

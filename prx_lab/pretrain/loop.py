@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -90,7 +91,12 @@ def batches(count: int, batch: int, seed: int, step: int) -> Tensor:
     epochs = rows // count
     out = torch.empty(batch, dtype=torch.long)
     for epoch in epochs.unique().tolist():
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
         mine = epochs == epoch
-        out[mine] = order[rows[mine] % count]
+        out[mine] = permutation(count, seed * 100_003 + epoch)[rows[mine] % count]
     return out
+
+
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def permutation(count: int, seed: int) -> Tensor:
+    """The order of an epoch's rows."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

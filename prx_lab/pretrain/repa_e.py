@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from prx_lab.data.batch import Text
+from prx_lab.data.store import cache_root
 from prx_lab.flow import draw
 from prx_lab.pretrain import common, vae
 from prx_lab.pretrain.vae_report import store
@@ -72,7 +73,7 @@ def run(name: str, minutes: float, seed: int, root: Path) -> Path:
     corpus = vae.Corpus(SETUP, seed)
     update, average = joint(net, corpus, seed), common.Averaged(net, SETUP.ema)
     cpu, step, seconds = time.process_time(), 0, 0.0
-    for step, seconds in vae.clock(minutes, common.cache_root() / "pretrain" / f"{name}.safetensors", average):
+    for step, seconds in vae.clock(minutes, cache_root() / "pretrain" / f"{name}.safetensors", average):
         losses = update(step, common.cosine(seconds / (60 * minutes)))
         average.update(net)
         if step % 100 == 0:

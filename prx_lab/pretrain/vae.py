@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 
 from prx_lab import zoo
 from prx_lab.data.scenes import Scenes
+from prx_lab.data.store import cache_root, images_of, to_float
 from prx_lab.errors import LabError, nearest
 from prx_lab.pretrain import common
 from prx_lab.pretrain.vae_report import store
+from prx_lab.progress import quiet
 
 SIZE = 64
 LATENTS = 2000  # training scenes whose latents set the space's shift and scale
@@ -83,7 +85,7 @@ class Corpus:
     """Scenes from disk and fresh crops of photographs, mixed into batches."""
 
     def __init__(self, setup: Setup, seed: int):
-        self.scenes = [common.rendered(Scenes(lv, st, 1 << 20), round(setup.scenes * share), SIZE) for lv, st, share in MIX]
+        self.scenes = [images_of(Scenes(lv, st, 1 << 20), round(setup.scenes * share), SIZE) for lv, st, share in MIX]
         self.photos = common.photographs(common.TRAIN_PHOTOS)
         self.real = round(setup.batch * setup.photos)
         self.rest = setup.batch - self.real
@@ -95,7 +97,7 @@ class Corpus:
         kinds = rng.choice(len(MIX), self.rest, p=[share for *_, share in MIX])
         rows = np.stack([self.scenes[k][rng.integers(len(self.scenes[k]))] for k in kinds])
         flip = torch.from_numpy(rng.uniform(size=(self.rest, 1, 1, 1)) < 0.5)
-        scenes = common.to_float(rows)
+        scenes = to_float(rows).contiguous()
         scenes = torch.where(flip, scenes.flip(3), scenes)
         cuts = [common.jitter(common.crop(self.photos[rng.integers(len(self.photos))], SIZE, rng), rng) for _ in range(self.real)]
         images = torch.cat([scenes, *(2 * c[None] - 1 for c in cuts)])
@@ -103,7 +105,7 @@ class Corpus:
 
     def sample(self, n: int) -> Tensor:
         """About n scenes in the proportions of the mix, unmirrored, no photographs: what a denoiser will be trained on."""
-        return torch.cat([common.to_float(s[: round(n * share)]) for s, (*_, share) in zip(self.scenes, MIX, strict=True)])
+        return torch.cat([to_float(s[: round(n * share)]).contiguous() for s, (*_, share) in zip(self.scenes, MIX, strict=True)])
 
 
 def reconstruction(net: nn.Module, x: Tensor, setup: Setup) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -214,7 +216,7 @@ def clock(minutes: float, checkpoint: Path, average: common.Averaged, every: flo
     """Step number and seconds gone until `minutes` are over; keeps the averaged weights on disk every few minutes."""
     start, saved, step = time.monotonic(), 0.0, 0
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=round(60 * minutes), unit="s", disable=None) as bar:
+    with tqdm(total=round(60 * minutes), unit="s", disable=quiet()) as bar:
         while (gone := time.monotonic() - start) < 60 * minutes:
             yield step, gone
             step += 1
@@ -234,7 +236,7 @@ def run(name: str, minutes: float, seed: int, root: Path) -> Path:
     if setup.start:
         warm_start(net, setup.start)
     corpus = Corpus(setup, seed)
-    done = train(net, setup, minutes, corpus, common.cache_root() / "pretrain" / f"{name}.safetensors")
+    done = train(net, setup, minutes, corpus, cache_root() / "pretrain" / f"{name}.safetensors")
     mix = ", ".join(f"{share:.0%} {level} {style}" for level, style, share in MIX)
     training = asdict(setup) | done | {"seed": seed, "size": SIZE, "mix": mix}
     return store(name, net.eval(), training, MIX, corpus.sample(LATENTS), root)

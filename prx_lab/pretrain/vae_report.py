@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prx_lab import zoo
 from prx_lab.data.scenes import Scenes
+from prx_lab.data.store import images_of, to_float
 from prx_lab.pretrain import common
 from prx_lab.spaces import KLSpace
 
@@ -28,7 +29,7 @@ def held_out(mix: tuple[tuple[str, str, float], ...], size: int) -> dict[str, Te
     sets = {}
     for level, style, _ in mix:
         source = Scenes(level, style, 1 << 20, split="val")
-        sets[f"{level} {style}"] = common.to_float(common.rendered(source, VALIDATION, size))
+        sets[f"{level} {style}"] = to_float(images_of(source, VALIDATION, size)).contiguous()
     return sets | {"photographs": held_photographs(VALIDATION, size)}
 
 

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prx_lab import zoo
+from prx_lab.data.store import cache_root
 from prx_lab.pretrain.augment import flip
 from prx_lab.pretrain.loop import Schedule, Trained, batches, train
 from prx_lab.pretrain.probe import Probe, probe
 from prx_lab.pretrain.targets import DENSE, PRESENT, SCENE, SURFACE, Dense, dense, present
-from prx_lab.pretrain.world import MOST, PAIRS, TRAIN, VAL, Part, cache_root, world
+from prx_lab.pretrain.world import MOST, PAIRS, TRAIN, VAL, Part, world
 from prx_lab.teachers import LAB_MEAN, LAB_STD, TimmTeacher, freeze, resize
 
 PATCH, SIDE = 8, 64

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from prx_lab.data.scenes import (
     sample_scene,
     segments,
 )
+from prx_lab.progress import quiet
 
 SIDE = 64
 MOST = 4  # objects a scene may have
@@ -99,11 +99,6 @@ def world(parts: Sequence[Part], root: Path) -> World:
     return World(tuple(parts), tuple(a["images"] for a in arrays), tuple(a["segments"] for a in arrays), objects, scene)
 
 
-def cache_root() -> Path:
-    """Where rendered data is kept: $PRX_LAB_CACHE, or ~/.cache/prx_lab."""
-    return Path(os.environ.get("PRX_LAB_CACHE", Path.home() / ".cache" / "prx_lab"))
-
-
 def describe(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """One row of `objects` and one of `scene` (see `World`)."""
     rows = np.full((MOST, 7), -1, np.float32)
@@ -135,7 +130,7 @@ def _render(part: Part, folder: Path) -> None:
     shapes = {"images": (np.uint8, (SIDE, SIDE, 3)), "segments": (np.uint8, (SIDE, SIDE))}
     shapes |= {"objects": (np.float32, (MOST, 7)), "scene": (np.int64, (6,))}
     out = {k: np.lib.format.open_memmap(folder / f"{k}.npy", "w+", dtype, (n, *shape)) for k, (dtype, shape) in shapes.items()}
-    for start in tqdm(range(0, n, CHUNK), desc=f"rendering {part.split}", unit=f"x{CHUNK}", mininterval=5):
+    for start in tqdm(range(0, n, CHUNK), desc=f"rendering {part.split}", unit=f"x{CHUNK}", mininterval=5, disable=quiet()):
         scenes = [part.scene(i) for i in range(start, min(start + CHUNK, n))]
         rows = slice(start, start + len(scenes))
         pictures = ((render(scenes, SIDE) + 1) * 127.5).round().to(torch.uint8)

@@ -46,10 +46,10 @@ class Term(Spec, ABC):
     """A weighted part of the loss.
 
     A split batch gives the whole one's gradients where a term is a mean over samples. Other terms read `Out.rest`: see
-    `rescaled`, and `pairs`, which asks for the targets of other samples there.
+    `rescaled`, and `reads_targets`, which asks for the targets of other samples there.
     """
 
-    pairs: ClassVar[bool] = False
+    reads_targets: ClassVar[bool] = False
     weight: float = 1.0
 
     @property

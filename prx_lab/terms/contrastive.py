@@ -49,7 +49,7 @@ class Contrastive(Term):
     default) or not ("exclude": the mean is then over the others, as the authors rescale by B / #kept).
     """
 
-    pairs = True
+    reads_targets = True
     weight: float = 0.05
     negatives: str = "random"
     unconditional: str = "keep"

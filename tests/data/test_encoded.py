@@ -307,6 +307,14 @@ def test_a_stream_begins_anywhere_with_the_same_rows(table, pictures):
                 assert [r.blob() for r in tail[:2]] == [r.blob() for r in rows[start : start + 2]]
 
 
+def test_a_small_table_has_a_row_to_validate_on_and_the_others_to_train_on(tmp_path):
+    for n, held in ((1, 0), (2, 1), (5, 1)):
+        pd.DataFrame({"image": [png(i) for i in range(n)], "text": ["a"] * n}).to_parquet(tmp_path / "rows.parquet")
+        (stream,) = open_streams(str(tmp_path / "rows.parquet"))
+        parts = [row.part for row in stream.rows()]
+        assert parts.count("validation") == held and [row.part for row in stream.rows(n - 1)] == parts[n - 1 :]
+
+
 def test_a_hub_data_set_and_its_local_copy_are_one_stream(tmp_path):
     (tmp_path / "data").mkdir()
     for split, rows in (("train", range(6)), ("test", range(6, 9))):

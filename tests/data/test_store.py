@@ -1,5 +1,7 @@
 """The encoded data set: caches that are whole or absent, order as a function of (seed, step), batches by index."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from prx_lab.data.batch import Text
 from prx_lab.data.load import load_source
 from prx_lab.data.store import cached, images_of, order, to_float, to_uint8, visiting
 from prx_lab.errors import LabError
+from prx_lab.flow import stream
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +48,23 @@ def test_an_interrupted_cache_leaves_nothing(own_cache):
 
 
 def test_a_full_disk_is_one_sentence(own_cache):
-    def full():
-        yield {"a": np.arange(4)}
-        raise OSError(28, "No space left on device")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))  # the header of an array fits
+    try:
+        with pytest.raises(LabError, match="File too large.; free some space or set PRX_LAB_CACHE"):
+            cached("numbers", ["k"], 10, parts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p for p in own_cache.iterdir() if p.suffix != ".lock"] == []
 
-    with pytest.raises(LabError, match="free some space or set PRX_LAB_CACHE"):
-        cached("numbers", ["k"], 10, full)
+
+def test_an_error_of_what_makes_the_data_is_not_the_disks(own_cache):
+    def unreachable():
+        yield {"a": np.arange(4)}
+        raise TimeoutError("the hub does not answer")
+
+    with pytest.raises(TimeoutError, match="the hub"):
+        cached("numbers", ["k"], 10, unreachable)
     assert [p for p in own_cache.iterdir() if p.suffix != ".lock"] == []
 
 
@@ -69,6 +83,15 @@ def test_every_epoch_is_a_fresh_permutation_that_depends_on_the_seed():
     assert not np.array_equal(rows[:32], rows[32:])
     assert not np.array_equal(order(0, 0, 8, 32), order(1, 0, 8, 32))
     assert len(order(0, 3, 20, 7)) == 20  # batches may be larger than the data
+
+
+@pytest.mark.parametrize("batch, n", [(8, 32), (5, 7), (20, 7)])
+def test_the_order_is_that_of_a_fresh_permutation_at_every_step(batch, n):
+    for step in (0, 1, 2, 5, 1):
+        place = np.arange(step * batch, (step + 1) * batch)
+        epochs = {e: torch.randperm(n, generator=stream(3, 1 << 41, int(e))).numpy() for e in np.unique(place // n)}
+        expected, found = np.array([epochs[p // n][p % n] for p in place]), order(3, step, batch, n)
+        assert np.array_equal(found, expected) and found.dtype == expected.dtype
 
 
 def test_batches_gather_by_index():

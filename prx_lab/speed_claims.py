@@ -1,0 +1,76 @@
+"""What the post says of speed, each sentence held against a benchmark: steps timed in turns, side by side, in one process.
+
+The posts' numbers are batches per second on eight GPUs that also ran the frozen networks. Ours are training steps alone, so that
+only what stands in a step is compared; what an encoder costs is not.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prx_lab import speed
+from prx_lab.claims import MARGIN, WORDS, interval, verdict
+from prx_lab.evidence import NONE, Estimate
+from prx_lab.layout import percent
+from prx_lab.listing import Listing
+from prx_lab.posts import published, share
+
+
+@dataclass(frozen=True)
+class SpeedClaim:
+    """One sentence of the post about the rate of training, the recipes of its two rows, and the arms of a benchmark that test it.
+
+    `sign` is for sentences whose number the post itself calls none: 0 is no change beyond MARGIN; otherwise the number decides.
+    """
+
+    text: str
+    recipe: str
+    against: str
+    benchmark: str
+    arm: str
+    base: str
+    sign: int | None = None
+
+
+SPEED_CLAIMS = (
+    SpeedClaim("REPA with the stronger teacher slows training", "repa-dense", "baseline", "repa", "REPA, teacher in the step", "baseline"),
+    SpeedClaim("contrastive flow matching costs next to nothing", "contrastive", "baseline", "objective", "contrastive", "baseline", 0),
+    SpeedClaim("x-prediction costs nothing", "x-pred", "baseline", "objective", "x-pred", "baseline", 0),
+    SpeedClaim("TREAD is faster at 256 tokens", "tread", "baseline", "routing-256", "TREAD", "dense"),
+    SpeedClaim("SPRINT is faster at 256 tokens", "sprint", "baseline", "routing-256", "SPRINT", "dense"),
+    SpeedClaim("TREAD is faster at 1024 tokens", "jit-tread", "jit", "routing-1024", "TREAD", "dense"),
+    SpeedClaim("SPRINT is faster at 1024 tokens", "jit-sprint", "jit", "routing-1024", "SPRINT", "dense"),
+    SpeedClaim("SPRINT is faster than TREAD at 1024 tokens", "jit-sprint", "jit-tread", "routing-1024", "SPRINT", "TREAD"),
+)
+
+
+def measured(claim: SpeedClaim, found: Mapping[str, speed.Record]) -> Estimate:
+    """The change of the rate of steps from one arm to another, over the turns of a benchmark; nothing where it is not recorded.
+
+    Of several circumstances the last, which is the largest scale of the device.
+    """
+    rows = found[claim.benchmark].rows if claim.benchmark in found else []
+    times = {row.arm: row.wall for row in rows}
+    if not {claim.arm, claim.base} <= times.keys():
+        return NONE
+    value, lo, hi = speed.ratio(times[claim.base], times[claim.arm])
+    return Estimate(len(times[claim.arm]), value - 1, lo - 1, hi - 1)
+
+
+def table(device: str = "cpu", root: str | Path = "results") -> Listing:
+    """One line per claim: the post's change of batches per second, ours of steps per second with its interval, the verdict."""
+    found, posts, rows = speed.load(device, Path(root) / "benchmarks"), published(), []
+    for claim in SPEED_CLAIMS:
+        post, ours = share(claim.recipe, claim.against, "batches_per_s", posts), measured(claim, found)
+        sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
+        said = percent(post) + ("" if claim.sign is None else f" ({WORDS[claim.sign]})")
+        pair = f"{claim.arm} / {claim.base}"
+        rows.append((claim.text, f"{claim.benchmark}: {pair}", said, interval(ours), str(ours.n), verdict(sign, post, ours)))
+    head = ("claim", "benchmark", "post, batches/s", "ours, steps/s", "turns", "verdict")
+    notes = (
+        "Medians of steps that took turns in one process, with a 95 % bootstrap interval over the turns: the noise of this machine and of "
+        "no other. Only the sign is judged.",
+        f"No change: within {MARGIN:.0%} on either side.".replace("%", " %"),
+    )
+    return Listing(head, tuple(rows), head[2:5], notes)

@@ -1,0 +1,52 @@
+"""The post's sentences about speed: read from benchmarks' turns, judged by their sign, and complete."""
+
+import pytest
+
+from prx_lab import speed
+from prx_lab.posts import published
+from prx_lab.speed import Record, Times
+from prx_lab.speed_claims import SPEED_CLAIMS, SpeedClaim, measured, table
+
+ONE = SpeedClaim("routing is faster", "tread", "baseline", "routing-256", "TREAD", "dense")
+
+
+def made(dense: list[float], routed: list[float]) -> dict[str, Record]:
+    record = Record("routing-256", "Routing")
+    record.compare("small", {"dense": Times([9.0] * 3, [9.0] * 3), "TREAD": Times([9.0] * 3, [9.0] * 3)}, [])
+    record.compare("large", {"dense": Times(dense, dense), "TREAD": Times(routed, routed)}, [])
+    return {"routing-256": record}
+
+
+def test_a_step_of_half_the_time_is_twice_the_rate():
+    found = measured(ONE, made([2.0, 2.2, 1.8], [1.0, 1.1, 0.9]))
+    assert (found.n, found.mean) == (3, pytest.approx(1.0)) and found.lo <= found.mean <= found.hi
+
+
+def test_without_its_benchmark_a_claim_is_not_recorded():
+    assert (
+        measured(ONE, {}).n == 0
+        and measured(SpeedClaim("", "x-pred", "baseline", "routing-256", "none", "dense"), made([1.0], [1.0])).n == 0
+    )
+
+
+def test_a_sign_decides_and_no_change_is_a_claim_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "load", lambda *_: made([2.0] * 3, [4.0] * 3) | {"objective": objective(1.0, 1.02, 1.3)})
+    verdicts = {row[0]: row[-1] for row in table(root=tmp_path).rows}
+    assert verdicts["TREAD is faster at 256 tokens"] == "not reproduced: the opposite"
+    assert verdicts["contrastive flow matching costs next to nothing"] == "reproduced"
+    assert verdicts["x-prediction costs nothing"] == "not reproduced"
+    assert verdicts["TREAD is faster at 1024 tokens"] == "not recorded yet"
+
+
+def objective(base: float, contrastive: float, x: float) -> Record:
+    record = Record("objective", "Objective")
+    arms = {"baseline": base, "contrastive": contrastive, "x-pred": x}
+    record.compare("cpu scale", {name: Times([v] * 3, [v] * 3) for name, v in arms.items()}, [])
+    return record
+
+
+def test_every_printed_rate_is_a_claim_but_those_of_autoencoders_and_data():
+    rows = [row for row in published() if row.recipe and "batches_per_s" in row.values]
+    base = {row.table: row.values["batches_per_s"] for row in reversed(rows)}
+    other = {row.recipe for row in rows if row.values["batches_per_s"] != base[row.table]}
+    assert other - {claim.recipe for claim in SPEED_CLAIMS} == {"repa", "flux2", "repa-e"}

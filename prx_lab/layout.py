@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -79,8 +79,16 @@ def _difference(cell: "Cell", metric: "Metric", common: int) -> str:
     mean, lo, hi = cell.difference()
     if math.isnan(mean):
         return NOTHING
-    interval = "" if math.isnan(lo) else f" [{metric.show(lo, sign=True)}, {metric.show(hi, sign=True)}]"
-    return f"{metric.show(mean, sign=True)}{interval}" + (f" (n={len(cell.common)})" if len(cell.common) != common else "")
+    fine = finer(cell, metric)
+    interval = "" if math.isnan(lo) else f" [{fine.show(lo, sign=True)}, {fine.show(hi, sign=True)}]"
+    return f"{fine.show(mean, sign=True)}{interval}" + (f" (n={len(cell.common)})" if len(cell.common) != common else "")
+
+
+def finer(cell: "Cell", metric: "Metric") -> "Metric":
+    """The metric with a digit more where an interval excludes zero and a rounded bound would not."""
+    bounds = [metric.show(bound, sign=True) for bound in cell.difference()[1:]]
+    unseen = mark(cell, metric) and any(not text.strip("0.,") for text in bounds)
+    return replace(metric, digits=metric.digits + 1) if unseen else metric
 
 
 def mark(cell: "Cell", metric: "Metric") -> int:

@@ -15,7 +15,7 @@ from prx_lab import zoo
 from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
-from prx_lab.layout import mark
+from prx_lab.layout import finer, mark
 from prx_lab.record import CHECKOUT, Record, records
 
 if TYPE_CHECKING:
@@ -132,13 +132,14 @@ def verdict(table: "Table", name: str, metric: str) -> str:
         return f"{name}, {column.head}: no seeds in common with the baseline at {table.scale} scale yet"
     cell = row.cells[metric]
     mean, lo, hi = cell.difference()
-    start = f"{name}, {column.head}: {column.show(mean, sign=True)}"
+    fine = finer(cell, column)
+    start = f"{name}, {column.head}: {fine.show(mean, sign=True)}"
     if math.isnan(lo):
         return f"{start} over one seed: no interval, no verdict"
     if math.isclose(lo, hi):
         return f"{start} in each of {len(cell.common)} seeds: no spread, no verdict"
     word = "indicative, no verdict" if column.timed else {1: "better", -1: "worse", 0: "within noise"}[mark(cell, column)]
-    return f"{start} [{column.show(lo, sign=True)}, {column.show(hi, sign=True)}] over {len(cell.common)} seeds: {word}"
+    return f"{start} [{fine.show(lo, sign=True)}, {fine.show(hi, sign=True)}] over {len(cell.common)} seeds: {word}"
 
 
 QUALITY = ("fid", "cmmd", "dino_mmd", "composition")

@@ -114,6 +114,7 @@ def test_every_citation_is_known():
 @pytest.mark.parametrize("method", METHODS, ids=[method["name"] for method in METHODS])
 def test_a_method_names_what_exists_and_types_no_number_of_ours(method):
     assert (ROOT / f"{method['page']}.ipynb").exists() and set(method["recipes"]) <= (RECIPES | PUBLISHED).keys()
+    assert set(method.get("gallery", ())) <= set(method["recipes"])
     for what, _, _, ours in method["rows"]:
         typed = re.sub(r"`[^`]*`", "", prx_methods.PLACE.sub("", ours))
         assert not re.search(r"(?<![\w-])\d", typed), f"{what}: {ours}"

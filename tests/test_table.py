@@ -12,9 +12,10 @@ from scipy import stats
 from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
 from prx_lab.findings import detectables, evenness
+from prx_lab.layout import finer
 from prx_lab.recipes import PUBLISHED
 from prx_lab.record import write_json
-from prx_lab.table import Table, current_id
+from prx_lab.table import Cell, Table, current_id
 from tests.made_up import write_run
 
 BASELINE = {0: 20.0, 1: 22.0, 2: 21.0}
@@ -198,6 +199,21 @@ def test_a_clear_difference_is_coloured_by_its_direction(tmp_path):
     html, said = table._repr_html_(), "Bold Δ: its interval excludes zero, for better or for worse."
     assert html.count("#3f9b6c") == 2 and "#c8553d" not in html  # lower FID and higher composition are both better
     assert said in table.markdown() and said not in Table.of("cpu", ["baseline"], root=tmp_path).markdown()
+
+
+def test_a_bound_that_rounds_to_zero_beside_a_verdict_has_a_digit_more():
+    ours = {0: 0.0400, 1: 0.0402}
+    clear, unclear = Cell(ours, {0: 0.0412, 1: 0.04128}), Cell(ours, {0: 0.0412, 1: 0.0390})
+    metric = METRICS["cmmd"]
+    lo, hi = clear.difference()[1:]
+    assert hi < 0 and metric.show(hi, sign=True) == "0.000" and finer(clear, metric).show(hi, sign=True) != "0.0000"
+    assert finer(unclear, metric) is metric
+
+
+def test_a_table_says_what_its_median_row_would_show(root):
+    text = "\n".join(Table.of("cpu", root=root).notes)
+    assert "the median row here would show, 80 times of 100, a true difference of lab-FID" in text
+    assert "images/s" not in text.split("80 times of 100")[1].split("\n")[0]
 
 
 def test_an_unknown_metric_is_corrected(root):

@@ -43,7 +43,7 @@ def generate(book: Path, root: Path) -> None:
     found = records(results) if results.exists() else ()
     write(out / "cards.md", number_cards(found, results))
     write(out / "scoreboard.md", scoreboards(found, results, pages(methods)))
-    write(out / "gallery.md", gallery(found, out, heads(methods)))
+    write(out / "gallery.md", gallery(found, out, heads(methods), pages(methods)))
     write(out / "hero.md", hero(book))
     write(out / "glance.md", glance(found, results, out))
     write(out / "example.md", example(found, results))

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -61,8 +62,8 @@ def pages(source: Path) -> dict[str, str]:
 
 
 def heads(source: Path) -> list[str]:
-    """The first recipe of every method: one each for a gallery."""
-    return [method["recipes"][0] for method in entries(source) if method["recipes"]]
+    """The recipes of a gallery: those that a method names for it, or its first one."""
+    return [name for method in entries(source) for name in method.get("gallery", method["recipes"][:1])]
 
 
 def methods_page(source: Path) -> str:
@@ -70,7 +71,16 @@ def methods_page(source: Path) -> str:
     return "\n".join(section(**method) for method in entries(source)) + "\n" + recipes_table()
 
 
-def section(name: str, page: str, cite: str, recipes: list[str], rows: list[list[str]], why: str, first: str = "the paper") -> str:
+def section(
+    name: str,
+    page: str,
+    cite: str,
+    recipes: list[str],
+    rows: list[list[str]],
+    why: str,
+    first: str = "the paper",
+    gallery: Sequence[str] = (),  # what the landing page shows of it
+) -> str:
     """One method: where it is treated and cited, its settings side by side, and why they differ."""
     head = f"## {name}\n\nTreated on [its page]({page}) {{cite}}`{cite}`." + (f" Recipes: {names(recipes)}." if recipes else "")
     lines = [f"| | {first} | PRX's release and posts | here |", "|---|---|---|---|"]

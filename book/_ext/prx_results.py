@@ -93,7 +93,8 @@ def sooner(scale: str, base: str, best: str, judge: str, records: Sequence[Recor
     found = speedup(*claims.pair(tuple(records), best, base, scale), "step")
     if math.isnan(found.interval.mean):
         return []
-    text = f"sooner, in steps, at the baseline's final {judge}: {best}, {found.text} over {found.n} seed{'s' * (found.n > 1)}"
+    told = "" if found.interval.lo > 1 or found.interval.hi < 1 else ", undecided"
+    text = f"sooner, in steps, at the baseline's final {judge}: {best}, {found.text} over {found.n} seed{'s' * (found.n > 1)}{told}"
     return [(f"{found.interval.mean:.2f} ×", text)]
 
 
@@ -160,28 +161,32 @@ def line_html(line: Line, pages: Mapping[str, str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- gallery
-def gallery(records: Sequence[Record], out: Path, heads: Iterable[str]) -> str:
-    """A card with the sample grid of the first seed of every recipe among `heads` at the most telling scale, copied to `out`."""
+def gallery(records: Sequence[Record], out: Path, heads: Iterable[str], pages: Mapping[str, str]) -> str:
+    """A card with the sample grid of the first seed of every recipe among `heads` at the most telling scale, copied to `out`.
+
+    A card leads to the page that `pages` names.
+    """
     shown = [record for record in records if record.samples.exists() and record.scale == scales(records)[0]]
     wanted = [record for record in shown if record.name in set(heads)] or shown
     first = {record.folder.parent: record for record in reversed(wanted)}
     order = sorted(first.values(), key=lambda record: (record.name != "baseline", record.name))
     if not order:
         return "No sample grids are recorded yet.\n"
-    cards = [card(record, out) for record in order]
+    cards = [card(record, out, pages.get(record.name, "")) for record in order]
     columns = 3 if len(order) % 3 == 0 or len(order) > 4 else 2
     return f"::::{{grid}} 1 1 2 {columns}\n:gutter: 3\n:class-container: prx-gallery\n\n" + "\n".join(cards) + "\n::::\n"
 
 
-def card(record: Record, out: Path) -> str:
+def card(record: Record, out: Path, page: str) -> str:
     picture = out / "gallery" / f"{record.scale}-{record.folder.parent.name}.png"
     picture.parent.mkdir(exist_ok=True)
     shutil.copyfile(record.samples, picture)
     shown = columns(("fid", "composition"), [record])
     numbers = [f"{metric.title} {metric.show(record.metric(metric.name))}" for metric in shown]
     text = f"{told(record.scale)}, seed {record.seed}: {', '.join(numbers)}"
+    link = f":link: {page}\n:link-type: doc\n" if page else ""
     return (
-        f":::{{grid-item-card}} {record.name}\n:img-top: _generated/gallery/{picture.name}\n"
+        f":::{{grid-item-card}} {record.name}\n{link}:img-top: _generated/gallery/{picture.name}\n"
         f":img-alt: Samples of {record.name} at fixed prompts and noise\n\n{text}\n:::\n"
     )
 

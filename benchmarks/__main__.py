@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from benchmarks.harness import DEVICE
-from prx_lab.speed import board, load
+from prx_lab.report.speed import board, load
 
 NAMES = (
     "startup",

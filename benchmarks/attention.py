@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.cases import DIMS
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.model import attend
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 
 SHAPES = {64: 64, 256: 16, 1024: 4} if DEVICE.type == "cpu" else {64: 1024, 256: 256, 1024: 64}  # tokens: images
 HEADS, SIZE = (4, 32) if DEVICE.type == "cpu" else (12, 64)

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cases import SCALE, ours, recipe, store
 from benchmarks.harness import DEVICE, command, warm_up
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 
 KINDS = {  # the first kind of which a word stands in an operation's name; attention's products are the batched ones
     "attention": ("scaled_dot_product", "bmm", "_softmax", "flash", "fmha"),

@@ -12,7 +12,7 @@ from benchmarks.cases import DIMS, SCALE, ours, recipe, store
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.cost import step_flops
 from prx_lab.precision import DTYPES, Precision
-from prx_lab.speed import Goal, Record
+from prx_lab.report.speed import Goal, Record
 
 SIDES = (1024, 2048, 4096) if DEVICE.type == "cpu" else (4096, 8192, 16384)
 

@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from prx_lab.machine import cores
+from prx_lab.report.speed import Record, Times
 from prx_lab.run import pick_device
-from prx_lab.speed import Record, Times
 from prx_lab.train import tune_allocator
 
 DEVICE = pick_device()

@@ -13,7 +13,7 @@ from benchmarks.cases import SCALE, ours, recipe, store
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.data.store import Store, order
 from prx_lab.flow import draw
-from prx_lab.speed import Goal, Record
+from prx_lab.report.speed import Goal, Record
 
 
 def mapped(array: NDArray, n: int, path: Path) -> NDArray:

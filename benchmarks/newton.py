@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmarks.cases import SCALE, ours, recipe, store
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.muon import Muon, MuonAdamW, newton_schulz
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 from prx_lab.train import Training
 
 

@@ -3,7 +3,7 @@
 from benchmarks.cases import SCALE, ours, recipe, store
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.recipes import RECIPES
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 
 NAMES = ("baseline", "contrastive", "x-pred")
 

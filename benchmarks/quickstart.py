@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Turn, command, once, rounds
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 
 
 def commands(root: str) -> dict[str, list[str]]:

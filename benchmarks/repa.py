@@ -9,8 +9,8 @@ from benchmarks.cases import SCALE, ours, recipe, store
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.data.store import to_float
 from prx_lab.recipes import BASE
+from prx_lab.report.speed import Record
 from prx_lab.scales import SCALES
-from prx_lab.speed import Record
 from prx_lab.teachers import look
 from prx_lab.terms import REPA
 from prx_lab.train import Training

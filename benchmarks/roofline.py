@@ -19,7 +19,7 @@ from prx_lab.cost import step_flops
 from prx_lab.model import attend, norm
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 
 Part = tuple[Callable[[], object], float, float]  # what runs, its operations, its bytes
 BIG = 1 << (28 if DEVICE.type == "cuda" else 25)  # float32 numbers, far beyond any cache

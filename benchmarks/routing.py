@@ -8,8 +8,8 @@ import torch
 from benchmarks.cases import DIMS, ours, recipe, store
 from benchmarks.harness import DEVICE, command, interleave
 from prx_lab.cost import step_flops
+from prx_lab.report.speed import Goal, Record
 from prx_lab.routing import TREAD, Dense
-from prx_lab.speed import Goal, Record
 from prx_lab.sprint import SPRINT
 
 SHAPES = {64: 64, 256: 16, 1024: 4} if DEVICE.type == "cpu" else {64: 1024, 256: 256, 1024: 64}  # tokens: images per step

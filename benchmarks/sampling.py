@@ -16,8 +16,8 @@ from prx_lab.flow import noise, scores, times
 from prx_lab.model import PRX
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
+from prx_lab.report.speed import Record
 from prx_lab.sample import Condition, Sampler, generate, predictor
-from prx_lab.speed import Record
 
 STEPS, SCALE = 8, 3.0
 PROMPTS = ["a small red cube left of a large blue sphere, both on a grey floor", "one green cone behind a yellow cylinder"]

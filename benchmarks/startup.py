@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from benchmarks.harness import command, interleave
-from prx_lab.speed import Goal, Record
+from prx_lab.report.speed import Goal, Record
 
 COMMANDS = {
     "python alone": ["-c", "pass"],

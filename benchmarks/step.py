@@ -14,7 +14,7 @@ from benchmarks.cases import SCALE, ours, recipe, store, theirs
 from benchmarks.harness import DEVICE, Turn, command, interleave, once, rounds, warm_up
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 from prx_lab.train import Training
 
 SHAPES = {64: 64, 256: 16} if SCALE == "cpu" else {256: 256}  # tokens: images per step

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prx_lab.clock import training_seconds
 from prx_lab.cost import Dims, dims, run_flops, sampling_flops, uncounted
 from prx_lab.errors import LabError
 from prx_lab.grid import Job
-from prx_lab.listing import Listing
 from prx_lab.machine import device_name
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record, records
+from prx_lab.report.clock import training_seconds
+from prx_lab.report.listing import Listing
 from prx_lab.run import milestones, pick_device
 from prx_lab.scales import along
 from prx_lab.siblings import trained_as, with_weights

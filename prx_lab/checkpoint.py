@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,9 @@ from prx_lab.errors import LabError
 from prx_lab.parallel import ALONE, World
 from prx_lab.sharding import alike, is_shard, local
 from prx_lab.zoo import digest
+
+if TYPE_CHECKING:
+    from prx_lab.recipe import Recipe
 
 STATE = {"step": int, "sha256": str, "seed": int, "seconds": float | int, "phase": int, "recipe": dict}
 ABSENT = ("absent", ())
@@ -153,6 +156,21 @@ def newest(root: Path, world: World = ALONE) -> tuple[Path, Mapping[str, Tensor]
         except LabError:
             if steps(root)[-1:] == [folder]:
                 raise
+
+
+def sampled(folder: Path, source: str, purpose: str) -> tuple[Path, Mapping[str, Tensor], "Recipe", str]:
+    """What a run samples from: its newest checkpoint, all its tensors, the recipe in force there, and the prefix of the weights to take.
+
+    The average where the recipe keeps one. LabError, which names `source` and the `purpose`, where there is no checkpoint.
+    """
+    from prx_lab.recipe import Recipe
+
+    if not steps(folder / "checkpoint"):
+        raise LabError(f"{source} has no checkpoint (records are shared without weights); run the recipe again to {purpose} it.")
+    where, tensors, state = newest(folder / "checkpoint")
+    plan = Recipe.from_json(state["recipe"]).plan
+    recipe = plan[min(state["phase"], len(plan) - 1)][1]  # of a run that goes on, the phase it is in
+    return where, tensors, recipe, "ema/" if recipe.ema.decay else "learner/model."
 
 
 def require(found: Mapping[str, Tensor], expected: dict[str, Tensor], kinds: tuple[str, ...], where: Path) -> None:

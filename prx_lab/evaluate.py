@@ -20,7 +20,6 @@ from prx_lab.data.store import cached, fingerprint, gather, images_of, text_of, 
 from prx_lab.errors import LabError
 from prx_lab.flow import noise
 from prx_lab.flow import scores as scores_of
-from prx_lab.luck import NOTHING, Influences
 from prx_lab.metrics.composition import Composition, Detection, score
 from prx_lab.metrics.features import extract, metric_features
 from prx_lab.metrics.fid import fid_influences, fid_score
@@ -29,6 +28,7 @@ from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, World
 from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
+from prx_lab.report.luck import NOTHING, Influences
 from prx_lab.sample import Condition, generate, predictor
 from prx_lab.scales import along
 from prx_lab.spaces import load_space

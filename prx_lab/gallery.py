@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prx_lab.errors import LabError
 from prx_lab.images import sheet, to_uint8
+from prx_lab.report.layout import counted
 
 GAP = 2  # pixels between the images of a row, here and in a recorded samples.png
 
@@ -54,11 +55,6 @@ class Gallery:
         _, H, W, _ = to_uint8(next(iter(self.rows.values()))).shape
         size = f"{counted(len(self.rows), 'row')} of {counted(self.columns, 'image')}"
         return f"{size}, {W} x {H} pixels: {', '.join(self.rows)}"
-
-
-def counted(n: int, word: str) -> str:
-    """A number with its noun, in the plural where it is not one."""
-    return f"{n} {word}{'s' * (n != 1)}"
 
 
 def jpeg(images: Tensor | np.ndarray, quality: int = 80) -> str:

@@ -3,13 +3,14 @@
 import math
 from pathlib import Path
 
-from prx_lab import checkpoint, luck, record
+from prx_lab import record
 from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, judged, pictures
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record
+from prx_lab.report import luck
 from prx_lab.sample import from_run
-from prx_lab.siblings import sibling_of
+from prx_lab.siblings import weights_of
 
 CLOSE = 0.02  # two machines round differently
 
@@ -21,11 +22,7 @@ def keep(folder: Path) -> Path:
     """
     run = Record.load(folder)
     recipe = Recipe.from_json(run.recipe)
-    own = bool(checkpoint.steps(folder / "checkpoint"))
-    weights = folder if own else sibling_of(recipe, run.seed, folder.resolve().parents[2])
-    if weights is None:
-        raise LabError(f"No run that trained as {record.label(folder)} did has its weights; train it again with prx-lab run.")
-    sampler = from_run(weights)
+    sampler = from_run(weights_of(folder, run, recipe))
     judge = bench(recipe, sampler.device)
     found = judged(pictures(sampler.model, recipe.last, judge, range(judge.n), sampler.mean.to(sampler.device)), judge)
     for metric, score in found.scores().items():

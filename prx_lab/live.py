@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 from prx_lab import show
-from prx_lab.columns import SHOWN
 from prx_lab.errors import LabError
 from prx_lab.gallery import Gallery
 from prx_lab.generic import Answers, Data, equal, smoke, trained
@@ -14,8 +13,9 @@ from prx_lab.pages import Note, recorded, shown
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, Records, records
+from prx_lab.report.columns import SHOWN
+from prx_lab.report.table import Table
 from prx_lab.run import run
-from prx_lab.table import Table
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,9 +17,9 @@ from prx_lab.cost import size as told
 from prx_lab.errors import LabError
 from prx_lab.footprint import shapes_only
 from prx_lab.interop import config_of
-from prx_lab.listing import Listing
 from prx_lab.model import PUBLISHED
 from prx_lab.precision import DTYPES
+from prx_lab.report.listing import Listing
 from prx_lab.variants import NETWORKS, STRIDES, Variant
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prx_lab.autoencoders import Pixels
-from prx_lab.columns import LAB_JUDGES, METRICS, Metric, columns, judges
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE
 from prx_lab.record import Record, name_of, number, write_json
+from prx_lab.report.columns import LAB_JUDGES, METRICS, Metric, columns, judges
 from prx_lab.sample import Sampler
 from prx_lab.usage import usage
 

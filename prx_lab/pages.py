@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prx_lab import zoo
-from prx_lab.columns import columns
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
-from prx_lab.layout import finer, mark
 from prx_lab.record import CHECKOUT, Record, records
+from prx_lab.report.columns import QUALITY, columns
+from prx_lab.report.layout import finer, mark
+from prx_lab.report.listing import Note
 
 if TYPE_CHECKING:
     import pandas
 
-    from prx_lab.table import Table
+    from prx_lab.report.table import Table
 
 
 # ------------------------------------------------------------------------------------------------ code
@@ -101,19 +102,6 @@ def cards() -> Cards:
 
 
 # ------------------------------------------------------------------------------------------- sentences
-@dataclass(frozen=True)
-class Note:
-    """Lines of text: what records say in words, or in the place of something that is not recorded yet."""
-
-    text: str
-
-    def _repr_markdown_(self) -> str:
-        return "<br>\n".join(f"*{line}*" for line in self.text.splitlines())
-
-    def __repr__(self) -> str:
-        return self.text
-
-
 def shown(make: Callable[[], Any]) -> Any:
     """What `make` returns or, where it raises LabError because nothing is recorded, its sentence as a `Note`."""
     try:
@@ -140,9 +128,6 @@ def verdict(table: "Table", name: str, metric: str) -> str:
         return f"{start} in each of {len(cell.common)} seeds: no spread, no verdict"
     word = "indicative, no verdict" if column.timed else {1: "better", -1: "worse", 0: "within noise"}[mark(cell, column)]
     return f"{start} [{fine.show(lo, sign=True)}, {fine.show(hi, sign=True)}] over {len(cell.common)} seeds: {word}"
-
-
-QUALITY = ("fid", "cmmd", "dino_mmd", "composition")
 
 
 def verdicts(table: "Table", *names: str, metrics: Sequence[str] = QUALITY) -> Note:

@@ -13,14 +13,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prx_lab.cost import Dims, dims, flop, on_meta, step_flops
-from prx_lab.listing import Listing
 from prx_lab.muon import Muon
 from prx_lab.optim import EMA, AdamW, Schedule
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import JIT
+from prx_lab.report.listing import Listing
+from prx_lab.report.speed import Record
 from prx_lab.routing import TREAD
 from prx_lab.scales import PRX_256
-from prx_lab.speed import Record
 from prx_lab.terms import REPA
 
 GPUS, HOURS, PRICE = 32, 24.0, 2.0  # the post's GPUs, its hours, and dollars an hour of one of them

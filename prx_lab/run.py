@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prx_lab import checkpoint, luck, parallel, record, start
+from prx_lab import checkpoint, parallel, record, start
 from prx_lab.data.encoded import Encoded, is_encoded, training_part
 from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
@@ -29,6 +29,7 @@ from prx_lab.metrics.throughput import Memory, images_per_second, peak_memory, r
 from prx_lab.parallel import ALONE, USUAL, Budget, World
 from prx_lab.precision import audit
 from prx_lab.recipe import Recipe
+from prx_lab.report import luck
 from prx_lab.text import reader
 from prx_lab.train import Training
 

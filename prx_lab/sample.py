@@ -201,15 +201,9 @@ class Sampler:
 def from_run(folder: str | Path) -> Sampler:
     """The sampler of a recorded run, from the averaged weights where it keeps an average."""
     from prx_lab import checkpoint
-    from prx_lab.recipe import Recipe
     from prx_lab.spaces import load_space
 
-    if not checkpoint.steps(Path(folder) / "checkpoint"):
-        raise LabError(f"{folder} has no checkpoint (records are shared without weights); run the recipe again to sample from it.")
-    where, tensors, state = checkpoint.newest(Path(folder) / "checkpoint")
-    plan = Recipe.from_json(state["recipe"]).plan
-    recipe = plan[min(state["phase"], len(plan) - 1)][1]  # of a run that goes on, the phase it is in
-    prefix = "ema/" if recipe.ema.decay else "learner/model."
+    where, tensors, recipe, prefix = checkpoint.sampled(Path(folder), f"{folder}", "sample from")
     space, probe = load_space(recipe.space), tensors.get(f"{prefix}txt_in.weight", torch.zeros(0, 1))
     model = PRX(recipe.arch(space.channels, space.stride, probe.shape[-1]), recipe.router).to(probe.dtype)
     side = recipe.scale.size // space.stride

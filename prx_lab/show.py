@@ -12,14 +12,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from prx_lab import clock
 from prx_lab.cards import recipe_html as recipe_html
 from prx_lab.cards import spec_html as spec_html
-from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.images import Samples as Samples
 from prx_lab.images import _columns, to_uint8
 from prx_lab.record import Record, number
+from prx_lab.report import clock
+from prx_lab.report.columns import METRICS, columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from prx_lab.table import Table
+    from prx_lab.report.table import Table
 
 GREY = "#77808c"  # text and axes: the same contrast on white and on #121212
 COLOURS = ("#4a86c5", "#d1812c", "#3f9b6c", "#c25b93", "#8b6fc0")

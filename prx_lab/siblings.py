@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prx_lab import checkpoint, luck, record, stored
+from prx_lab import checkpoint, record, stored
 from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, ceiling, judged, pictures
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record
+from prx_lab.report import luck
 from prx_lab.run import SHOWN, alone, finished, pick_device, save_grid
 from prx_lab.sample import from_run
 
@@ -44,6 +45,16 @@ def with_weights(root: str | Path, scale: str, seed: int) -> dict[str, Path]:
 def sibling_of(recipe: Recipe, seed: int, root: str | Path) -> Path | None:
     """A finished run with this seed that trained as `recipe` would and still has its weights; None where there is none."""
     return with_weights(root, recipe.scale.name, seed).get(trained_as(recipe))
+
+
+def weights_of(folder: Path, run: Record, recipe: Recipe) -> Path:
+    """The run folder that has a recorded run's last weights: its own, or that of a run that trained alike. LabError where none has."""
+    if checkpoint.steps(folder / "checkpoint"):
+        return folder
+    found = sibling_of(recipe, run.seed, folder.resolve().parents[2])
+    if found is None:
+        raise LabError(f"No run that trained as {record.label(folder)} did has its weights; train it again with prx-lab run.")
+    return found
 
 
 def evaluated(recipe: Recipe, seed: int, root: str | Path, sibling: Path) -> Path:

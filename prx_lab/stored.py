@@ -98,14 +98,8 @@ def listed(source: str, paths: Iterable[Path], config: Mapping[str, Any]) -> Sto
 
 def run(source: str, folder: Path) -> Stored:
     """The weights that a run samples from: its average where it keeps one."""
-    from prx_lab.recipe import Recipe
-
-    if not checkpoint.steps(folder / "checkpoint"):
-        raise LabError(f"{source} has no checkpoint (records are shared without weights); run its recipe again to start from it.")
-    where, tensors, state = checkpoint.newest(folder / "checkpoint")
-    plan = Recipe.from_json(state["recipe"]).plan
-    recipe = plan[min(state["phase"], len(plan) - 1)][1]  # of a run that goes on, the phase it is in
-    prefix, file = "ema/" if recipe.ema.decay else "learner/model.", where / "state.safetensors"
+    where, tensors, recipe, prefix = checkpoint.sampled(folder, source, "start from")
+    file = where / "state.safetensors"
     if not file.exists():  # written by processes that held shards
         raise LabError(f"The checkpoint {where} is in shards: write it as one with `prx-lab export`, and start from that folder.")
     keys = {key.removeprefix(prefix): key for key in tensors if key.startswith(prefix)}

@@ -13,12 +13,12 @@ from prx_lab import hub, interop
 from prx_lab.errors import LabError, nearest
 from prx_lab.files import read_json
 from prx_lab.flow import scheduler_times
-from prx_lab.listing import Listing
 from prx_lab.machine import pick_device
 from prx_lab.model import PUBLISHED
 from prx_lab.precision import DTYPES, Precision
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import recipe as named
+from prx_lab.report.listing import Listing
 from prx_lab.sample import CFG, Sampler, from_run
 from prx_lab.scales import PRX_256
 

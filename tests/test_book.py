@@ -30,11 +30,11 @@ import prx_results  # noqa: E402
 
 from prx_lab.flow import T_MIN  # noqa: E402
 from prx_lab.gallery import Gallery  # noqa: E402
-from prx_lab.posts import published  # noqa: E402
 from prx_lab.recipes import PUBLISHED, RECIPES  # noqa: E402
 from prx_lab.record import records  # noqa: E402
+from prx_lab.report.posts import published  # noqa: E402
+from prx_lab.report.table import Table, current_id  # noqa: E402
 from prx_lab.scales import SCALES  # noqa: E402
-from prx_lab.table import Table, current_id  # noqa: E402
 from prx_lab.terms import REPA  # noqa: E402
 
 METHODS = prx_methods.entries(BOOK / "methods.yml")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from prx_lab import fidelity, published, spaces, speed, stored, sweep, variants, zoo
+from prx_lab import published, spaces, stored, variants, zoo
 from prx_lab.errors import LabError
 from prx_lab.files import read_json
+from prx_lab.report import fidelity, speed, sweep
 
 READERS = {  # file below a folder, what reads it from that folder, what it then advises
     "stored": ("config.json", lambda at: stored.read(at / "config.json"), "save it again"),

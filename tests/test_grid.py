@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import CPU, store, tiny
 
-from prx_lab import budget, cli, fidelity, grid, siblings
+from prx_lab import budget, cli, grid, siblings
 from prx_lab.cost import sampling_flops
 from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, pictures
@@ -25,6 +25,7 @@ from prx_lab.guidance import SelfGuidance
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import Record, run_folder, write_json
+from prx_lab.report import fidelity
 from prx_lab.routing import TREAD
 from prx_lab.sample import CFG, from_run
 from prx_lab.scales import SCALES, Scale

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from prx_lab.record import records
-from prx_lab.table import Table
+from prx_lab.report.table import Table
 
 VARIES = {"seconds", "images_per_s", "throughput", "git"}  # the clock, and the tree that others may be at work on
 HERE = Path(__file__).parent.parent

@@ -33,8 +33,8 @@ from prx_lab.optim import EMA
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, RECIPES
 from prx_lab.record import append_json, records, write_json
+from prx_lab.report.table import Table
 from prx_lab.routing import TREAD
-from prx_lab.table import Table
 from prx_lab.terms import REPA
 from prx_lab.text import load_text
 from prx_lab.train import Training

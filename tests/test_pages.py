@@ -16,8 +16,8 @@ from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery, enlarge, pca_colours
 from prx_lab.metrics.similarity import cka
 from prx_lab.record import records, write_json
+from prx_lab.report.table import Table
 from prx_lab.run import save_grid
-from prx_lab.table import Table
 from prx_lab.terms.repa import REPALoss
 
 G = np.random.default_rng(0)

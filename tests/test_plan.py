@@ -9,7 +9,7 @@ from prx_lab import plan
 from prx_lab.cost import Dims
 from prx_lab.muon import Muon
 from prx_lab.recipes import BASE
-from prx_lab.speed import Record
+from prx_lab.report.speed import Record
 from prx_lab.train import build
 
 

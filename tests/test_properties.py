@@ -23,13 +23,13 @@ from prx_lab.optim import EMA, AdamW, Schedule
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE
 from prx_lab.record import append_json, records, write_json, write_lines
+from prx_lab.report.table import Table
 from prx_lab.routing import TREAD
 from prx_lab.run import lines
 from prx_lab.sample import CFG
 from prx_lab.scales import SCALES, Scale
 from prx_lab.spec import Spec, essence, to_json
 from prx_lab.sprint import SPRINT
-from prx_lab.table import Table
 from prx_lab.terms import IREPA, REPA, FlowMatching
 from prx_lab.terms.contrastive import Contrastive
 from prx_lab.text import load_text

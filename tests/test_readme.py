@@ -11,10 +11,10 @@ from PIL import Image
 
 from prx_lab import recipes
 from prx_lab.cli import app
-from prx_lab.forest import forest, ranked
 from prx_lab.record import records
+from prx_lab.report.forest import forest, ranked
+from prx_lab.report.table import Table
 from prx_lab.show import Plot
-from prx_lab.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

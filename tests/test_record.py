@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from prx_lab import machine
 from prx_lab.errors import LabError
-from prx_lab.posts import counterpart, published
 from prx_lab.record import ERROR, Record, append_json, env, find_root, plain, records, write_json, write_text
+from prx_lab.report.posts import counterpart, published
 from tests.made_up import write_run
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -15,8 +15,8 @@ from prx_lab.errors import LabError
 from prx_lab.explorer import Explorer
 from prx_lab.images import Samples, sheet, to_uint8
 from prx_lab.record import records
+from prx_lab.report.table import Table
 from prx_lab.sample import CFG
-from prx_lab.table import Table
 from tests.made_up import write_run
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.just(3))

@@ -9,13 +9,11 @@ GROUPS = {
     "The equation": ["flow", "model", "routing", "sprint", "terms", "steps", "guidance", "optim", "muon", "precision"],
     "Data": ["data", "cleaning"],
     "Frozen networks": ["spaces", "autoencoders", "teachers", "text", "detector", "inception", "zoo", "published", "pretrain"],
-    "Evaluation": ["evaluate", "metrics", "arrival", "fidelity", "sweep"],
-    "Statistics": ["evidence", "family", "luck", "influences", "claims", "speed_claims", "ranks", "findings", "crossed", "forest"],
-    "Grids": ["grid", "siblings", "budget"],
-    "Records and tables": ["record", "table", "footnotes", "repeats", "columns", "layout", "listing", "posts"],
+    "Evaluation and records": ["evaluate", "metrics", "influences", "record", "grid", "siblings", "budget"],
+    "What records say": ["report"],
     "Pictures and pages": ["show", "images", "gallery", "cards", "pages", "explorer"],
     "Published models": ["variants", "buckets", "components", "interop", "stored", "hub", "export", "usage", "modelcard"],
-    "Cost, memory, speed": ["cost", "footprint", "memory", "plan", "clock", "speed", "speed_figures"],
+    "Cost and memory": ["cost", "footprint", "memory", "plan"],
     "Several processes, one machine": ["parallel", "sharding", "process", "locks", "files", "machine", "doctor", "progress", "errors"],
 }
 LEFT_OUT = {"prx_lab", "prx_lab.__main__"}

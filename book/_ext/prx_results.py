@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from prx_lab import claims
-from prx_lab.arrival import speedup
-from prx_lab.columns import columns
 from prx_lab.errors import LabError
-from prx_lab.forest import forest, ranked
-from prx_lab.layout import Line, lines
 from prx_lab.recipes import GLANCE
 from prx_lab.record import Record
+from prx_lab.report import claims
+from prx_lab.report.arrival import speedup
+from prx_lab.report.columns import columns
+from prx_lab.report.forest import forest, ranked
+from prx_lab.report.layout import Line, lines
+from prx_lab.report.table import Cell, Row, Table
 from prx_lab.scales import SCALES as SIZES
-from prx_lab.table import Cell, Row, Table
 
 SCALES = {"gpu": "one GPU", "cpu": "minutes on a CPU", "smoke": "CI, seconds"}  # the most telling first
 NOTHING = "No runs are recorded yet: `make run` records a first pair.\n"

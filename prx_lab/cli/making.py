@@ -41,7 +41,7 @@ def run(
 
 def summary(record) -> str:
     """The numbers of one run in a line each, with the interval of each over images."""
-    from prx_lab.columns import METRICS, columns
+    from prx_lab.report.columns import METRICS, columns
 
     lines = []
     for metric in columns([m for m in METRICS if record.metric(m) == record.metric(m)], [record]):
@@ -141,7 +141,7 @@ def sweep(runs: Runs) -> None:
 
     Example: `prx-lab sweep results/cpu/baseline-56142243/seed0`
     """
-    from prx_lab import sweep as swept
+    from prx_lab.report import sweep as swept
 
     for folder in runs:
         told = swept.keep(folder)
@@ -154,7 +154,7 @@ def fidelity(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder
 
     Example: `prx-lab fidelity results/cpu/baseline-56142243/seed0`
     """
-    from prx_lab import fidelity as study
+    from prx_lab.report import fidelity as study
 
     typer.echo(f"Wrote {study.keep(run)}")
 

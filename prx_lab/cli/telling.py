@@ -19,7 +19,7 @@ def table(
 
     Example: `prx-lab table --scale cpu --markdown`
     """
-    from prx_lab.table import Table
+    from prx_lab.report.table import Table
 
     found = Table.of(scale, baseline=baseline, root=root)
     typer.echo(found.markdown() if markdown else repr(found))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from prx_lab import clock
-from prx_lab.evidence import NONE, Estimate, estimate
 from prx_lab.metrics.throughput import time_to
 from prx_lab.record import Record
+from prx_lab.report import clock
+from prx_lab.report.evidence import NONE, Estimate, estimate
 
 TINY = 1e-9
 

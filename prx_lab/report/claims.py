@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from prx_lab import luck
-from prx_lab.columns import METRICS, Metric, columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import NONE, Estimate, change, shares
-from prx_lab.family import Noise, noise
-from prx_lab.layout import percent
-from prx_lab.listing import Listing
-from prx_lab.posts import Published, published, share
-from prx_lab.record import Record, alike, kind, records
-from prx_lab.table import choose
+from prx_lab.record import Record, alike, kind, number, records
+from prx_lab.report import luck
+from prx_lab.report.columns import DISTANCES, METRICS, Metric, columns
+from prx_lab.report.evidence import NONE, Estimate, change, shares
+from prx_lab.report.family import Noise, noise
+from prx_lab.report.layout import counted, percent
+from prx_lab.report.listing import Listing
+from prx_lab.report.posts import Published, published, share
+from prx_lab.report.table import choose
 
-QUALITY = ("fid", "cmmd", "dino_mmd")
 REPRODUCED, NOT, UNDECIDED, MISSING = "reproduced", "not reproduced", "undecided", "not recorded yet"
 APART = f"{UNDECIDED}: recorded with other images, captions or settings of the scale than its baseline"
 MANY = "cpu-1024"  # where the post has 1024 tokens
 LARGE = 9.0  # a change beyond is told as a factor
 MARGIN = 0.05  # a change within this share of the baseline is no change
+EARLY = 2.0  # times the composition of chance: networks that have no more do not follow their captions yet
+UNTAUGHT = f"{UNDECIDED}: no network follows its caption yet"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Claim:
     text: str
     recipe: str
     against: str = "baseline"
-    metrics: tuple[str, ...] = QUALITY
+    metrics: tuple[str, ...] = DISTANCES
     sign: int | None = None
     scale: str = ""  # another scale than that of the table
 
@@ -120,6 +121,13 @@ def verdict(sign: int, post: float, ours: Estimate) -> str:
     if not math.isnan(post) and not ours.lo <= post <= ours.hi:
         return f"{UNDECIDED}: smaller than claimed"
     return UNDECIDED
+
+
+def early(runs: Sequence[Record]) -> bool:
+    """Whether runs together draw little more of their captions than chance would: their distances are of the first steps of training."""
+    scores = [run.eval["metrics"].get("composition") for run in runs]
+    known = [one for one in scores if isinstance(one, dict) and isinstance(one.get("chance"), int | float)]
+    return sum(map(number, known)) < EARLY * sum(one["chance"] for one in known)
 
 
 def printed(claim: Claim, metric: str, posts: tuple[Published, ...]) -> float:
@@ -223,7 +231,8 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
             images = luck.shared(runs, base, metric.name)
             ours = above(changed(runs, base, metric.name, noise_at(place, metric.name), images), base, metric.name)
             apart = base and not runs and of_recipe(found, claim.recipe, place)
-            made.append(Finding(claim, metric, post, ours, APART if apart else verdict(sign, post, ours), math.isfinite(images)))
+            said = APART if apart else UNTAUGHT if ours.n and early((*runs, *base)) else verdict(sign, post, ours)
+            made.append(Finding(claim, metric, post, ours, said, math.isfinite(images)))
     return tuple(made)
 
 
@@ -239,11 +248,6 @@ def interval(found: Estimate) -> str:
         return f"× {1 + found.mean:.0f}{ends}"
     ends = "" if math.isnan(found.lo) else f" [{percent(found.lo, '')}, {percent(found.hi, '')}]"
     return percent(found.mean) + ends
-
-
-def counted(n: int, what: str) -> str:
-    """A number of things in words that agree."""
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def line(one: Finding) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib import rc_context
 
 from prx_lab.errors import LabError
+from prx_lab.report.speed import Ratio, Record
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
-from prx_lab.speed import Ratio, Record
 
 WANTED = "It is not recorded yet; measure it with `python -m benchmarks.{}`."
 KINDS = {  # the same colour in every bar; what is not named here is grey

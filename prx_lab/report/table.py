@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prx_lab import layout
-from prx_lab.columns import SHOWN, Metric, by_seed, columns
 from prx_lab.errors import LabError, nearest
-from prx_lab.footnotes import notes
 from prx_lab.metrics.stats import paired, summary
-from prx_lab.posts import Published, counterpart, published
 from prx_lab.record import Record, Records, alike, records
+from prx_lab.report import layout
+from prx_lab.report.columns import SHOWN, Metric, by_seed, columns
+from prx_lab.report.footnotes import notes
+from prx_lab.report.posts import Published, counterpart, published
 from prx_lab.scales import SCALES
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from prx_lab import speed
-from prx_lab.posts import published
-from prx_lab.speed import Record, Times
-from prx_lab.speed_claims import SPEED_CLAIMS, SpeedClaim, measured, table
+from prx_lab.report import speed
+from prx_lab.report.posts import published
+from prx_lab.report.speed import Record, Times
+from prx_lab.report.speed_claims import SPEED_CLAIMS, SpeedClaim, measured, table
 
 ONE = SpeedClaim("routing is faster", "tread", "baseline", "routing-256", "TREAD", "dense")
 

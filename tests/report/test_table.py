@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
-from prx_lab.findings import detectables, evenness
-from prx_lab.layout import finer
 from prx_lab.recipes import PUBLISHED
 from prx_lab.record import write_json
-from prx_lab.table import Cell, Table, current_id
+from prx_lab.report.columns import METRICS
+from prx_lab.report.findings import detectables, evenness
+from prx_lab.report.layout import finer
+from prx_lab.report.table import Cell, Table, current_id
 from tests.made_up import write_run
 
 BASELINE = {0: 20.0, 1: 22.0, 2: 21.0}

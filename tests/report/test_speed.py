@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from prx_lab import speed
-from prx_lab import speed_figures as figures
 from prx_lab.errors import LabError
+from prx_lab.report import speed
+from prx_lab.report import speed_figures as figures
 
 
 def test_a_ratio_is_that_of_medians_with_an_interval_over_rounds():

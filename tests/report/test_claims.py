@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prx_lab import claims, family, findings, ranks
-from prx_lab.claims import CLAIMS, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
-from prx_lab.columns import METRICS
 from prx_lab.errors import LabError
-from prx_lab.evidence import Estimate, detectable, error
-from prx_lab.posts import published
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import records, write_json, write_lines
+from prx_lab.report import claims, family, findings, ranks
+from prx_lab.report.claims import CLAIMS, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
+from prx_lab.report.columns import METRICS
+from prx_lab.report.evidence import Estimate, detectable, error
+from prx_lab.report.posts import published
+from prx_lab.report.table import Table
 from prx_lab.scales import SCALES
-from prx_lab.table import Table
 from tests.made_up import write_run
 
 TRUE = {"repa-dense": 0.8, "repa": 0.9, "tread": 1.19, "muon": 0.85, "bf16": 1.2, "short-captions": 2.0}  # FID over the baseline's
@@ -42,6 +42,18 @@ def test_every_claim_is_tested_by_recipes_that_exist_and_are_run_with_it():
         assert set(claim.metrics) <= set(METRICS) and (not claim.scale or claim.scale in SCALES)
         assert {claim.recipe, claim.against} <= set(GROUPS["many-tokens" if claim.scale else "post"].names)
     assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_networks_at_chance_decide_nothing(root):
+    def drawn(value):
+        for folder in root.glob("cpu/*/seed*"):
+            evaluation = json.loads((folder / "eval.json").read_text())
+            evaluation["metrics"]["composition"] = {"value": value, "chance": 0.06, "n": 512}
+            write_json(folder / "eval.json", evaluation)
+        return {one.verdict for one in claims.findings("cpu", root, ("muon",))}
+
+    assert drawn(0.1) == {claims.UNTAUGHT, MISSING}  # one distance is not measured
+    assert claims.UNTAUGHT not in drawn(0.2)
 
 
 def test_a_claim_has_the_posts_numbers_or_a_direction_and_not_both():

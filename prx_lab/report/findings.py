@@ -7,19 +7,18 @@ from statistics import fmean
 
 import numpy as np
 
-from prx_lab import clock, fidelity, luck
-from prx_lab.arrival import at_equal_time, factor, geometric, speedup
-from prx_lab.claims import base_of, noises, of_recipe
-from prx_lab.columns import columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import detectable, error, typical_sd
-from prx_lab.family import Noise, Variance, noise
-from prx_lab.layout import percent
-from prx_lab.listing import Listing
-from prx_lab.pages import QUALITY, Note
 from prx_lab.record import alike, judged, records
+from prx_lab.report import clock, fidelity, luck
+from prx_lab.report.arrival import at_equal_time, factor, geometric, speedup
+from prx_lab.report.claims import base_of, noises, of_recipe
+from prx_lab.report.columns import QUALITY, columns
+from prx_lab.report.evidence import detectable, error, typical_sd
+from prx_lab.report.family import Noise, Variance, noise
+from prx_lab.report.layout import percent
+from prx_lab.report.listing import Listing, Note
+from prx_lab.report.table import Table
 from prx_lab.scales import SCALES, Scale, along
-from prx_lab.table import Table
 
 MUCH = 100  # degrees of freedom that draw every recipe to the typical one
 HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed

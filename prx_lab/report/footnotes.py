@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prx_lab.columns import Metric, judges
-from prx_lab.evidence import detectable, typical_sd
 from prx_lab.record import Records, alike, commits, number
+from prx_lab.report.columns import Metric, judges
+from prx_lab.report.evidence import detectable, typical_sd
 
 if TYPE_CHECKING:
-    from prx_lab.table import Row, Runs
+    from prx_lab.report.table import Row, Runs
 
 MANY = 8  # names in a note; more are counted
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prx_lab import luck
-from prx_lab.arrival import factor
-from prx_lab.claims import changed, noises, pair
-from prx_lab.columns import columns
 from prx_lab.errors import LabError
-from prx_lab.evidence import Estimate, change
-from prx_lab.family import Noise
-from prx_lab.listing import Listing
 from prx_lab.record import Record, records
+from prx_lab.report import luck
+from prx_lab.report.arrival import factor
+from prx_lab.report.claims import changed, noises, pair
+from prx_lab.report.columns import columns
+from prx_lab.report.evidence import Estimate, change
+from prx_lab.report.family import Noise
+from prx_lab.report.listing import Listing
 
 Pair = tuple[str, str]  # a recipe and what it is held against
 

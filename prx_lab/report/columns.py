@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prx_lab import clock
-from prx_lab.arrival import arrival
 from prx_lab.errors import LabError, nearest
-from prx_lab.layout import minus
 from prx_lab.record import Record
+from prx_lab.report import clock
+from prx_lab.report.arrival import arrival
+from prx_lab.report.layout import minus
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ METRICS = {
         Metric("seconds_to_baseline", "s to baseline", True, 0, timed=True),
     )
 }
+DISTANCES = ("fid", "cmmd", "dino_mmd")
+QUALITY = (*DISTANCES, "composition")
 SHOWN = ("fid", "cmmd", "dino_mmd", "composition", "images_per_s", "seconds_to_baseline")
 LAB_JUDGES = {"fid": "lab-inception", "cmmd": "lab-clip", "dino_mmd": "lab-dino-eval"}
 

@@ -13,21 +13,20 @@ from statistics import fmean
 from typing import Any
 
 from prx_lab import record
-from prx_lab.arrival import factor
-from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
 from prx_lab.evaluate import bench, pictures, scores
-from prx_lab.evidence import Estimate, change
-from prx_lab.family import noise
 from prx_lab.files import read_json
-from prx_lab.listing import Listing
-from prx_lab.pages import QUALITY, Note
-from prx_lab.ranks import agreement
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
+from prx_lab.report.arrival import factor
+from prx_lab.report.columns import METRICS, QUALITY, columns
+from prx_lab.report.evidence import Estimate, change
+from prx_lab.report.family import noise
+from prx_lab.report.listing import Listing, Note
+from prx_lab.report.ranks import agreement
 from prx_lab.sample import CFG, Interval, from_run
 from prx_lab.show import COLOURS, STYLE, Plot, figure, plain_log
-from prx_lab.siblings import sibling_of, trained_as
+from prx_lab.siblings import trained_as, weights_of
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0)
 FOLDER = "results/guidance"
@@ -44,10 +43,7 @@ def study(folder: Path, scales: Sequence[float] = STRENGTHS) -> dict[str, Any]:
     guidance = recipe.last.guidance
     if not isinstance(guidance, Interval):
         raise LabError(f"The guidance of {run.name}, {type(guidance).__name__}, has no scale to sweep; choose a run with CFG().")
-    weights = sibling_of(recipe, run.seed, folder.parent.parent.parent)
-    if weights is None:
-        raise LabError(f"No run that trained as {record.label(folder)} did has its weights; train it again with prx-lab run.")
-    sampler = from_run(weights)
+    sampler = from_run(weights_of(folder, run, recipe))
     judge, mean, rows = bench(recipe, sampler.device), sampler.mean.to(sampler.device), {}
     for scale in sorted({*scales} - {guidance.scale}):
         other = recipe.last.but(guidance=replace(guidance, scale=scale))

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prx_lab import clock, show
-from prx_lab.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
-from prx_lab.columns import by_seed
+from prx_lab import show
 from prx_lab.errors import LabError
-from prx_lab.evidence import change, detectable, error, estimate, power, shares, typical_sd
-from prx_lab.family import Noise, Variance, blocks, likelihood, noise, typical
-from prx_lab.ranks import agreement, tau_b
 from prx_lab.record import Record, append_json, write_json
+from prx_lab.report import clock
+from prx_lab.report.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
+from prx_lab.report.columns import by_seed
+from prx_lab.report.evidence import change, detectable, error, estimate, power, shares, typical_sd
+from prx_lab.report.family import Noise, Variance, blocks, likelihood, noise, typical
+from prx_lab.report.ranks import agreement, tau_b
 from tests.made_up import write_run
 
 FIDS = st.lists(st.floats(0.1, 50), min_size=1, max_size=8)

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from prx_lab import claims, cli, findings, grid, luck
+from prx_lab import cli, grid
 from prx_lab.errors import LabError
-from prx_lab.evidence import change
-from prx_lab.family import Variance, noise
-from prx_lab.forest import forest
-from prx_lab.luck import Influences
 from prx_lab.metrics.composition import Composition
 from prx_lab.metrics.fid import fid, fid_influences
 from prx_lab.metrics.mmd import mmd, mmd_influences
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, records, write_json
+from prx_lab.report import claims, findings, luck
+from prx_lab.report.evidence import change
+from prx_lab.report.family import Variance, noise
+from prx_lab.report.forest import forest
+from prx_lab.report.luck import Influences
 from prx_lab.scales import Scale
 from tests.made_up import write_run
 

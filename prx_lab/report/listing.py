@@ -1,8 +1,8 @@
-"""A plain table with a head, rows and notes: aligned text in a terminal, HTML that reads on white and on dark in a notebook."""
+"""What stands beside a scoreboard: a plain table with a head, rows and notes, and lines of text; for a terminal and for a notebook."""
 
 from dataclasses import dataclass
 
-from prx_lab.layout import LINE, NOTHING, framed, number, words
+from prx_lab.report.layout import LINE, NOTHING, framed, number, words
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,3 +31,16 @@ class Listing:
 
     def _cell(self, name: str, text: str, tag: str = "td") -> str:
         return number(text, tag) if name in self.right else words(text, tag)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Lines of text: what records say in words, or in the place of something that is not recorded yet."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return "<br>\n".join(f"*{line}*" for line in self.text.splitlines())
+
+    def __repr__(self) -> str:
+        return self.text

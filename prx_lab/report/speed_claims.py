@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prx_lab import speed
-from prx_lab.claims import MARGIN, WORDS, interval, verdict
-from prx_lab.evidence import NONE, Estimate
-from prx_lab.layout import percent
-from prx_lab.listing import Listing
-from prx_lab.posts import published, share
+from prx_lab.report import speed
+from prx_lab.report.claims import MARGIN, WORDS, interval, verdict
+from prx_lab.report.evidence import NONE, Estimate
+from prx_lab.report.layout import percent
+from prx_lab.report.listing import Listing
+from prx_lab.report.posts import published, share
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from prx_lab.family import Variance
 from prx_lab.metrics.stats import paired
+from prx_lab.report.family import Variance
 
 LEVEL, POWER = 0.95, 0.8
 GRID = 4096  # points of a numerical mean

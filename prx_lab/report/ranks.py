@@ -8,14 +8,14 @@ from statistics import fmean
 
 import numpy as np
 
-from prx_lab.claims import MANY, measured, noises, seed_by_seed
-from prx_lab.columns import METRICS, columns
 from prx_lab.errors import LabError
-from prx_lab.layout import NOTHING, minus
-from prx_lab.listing import Listing
 from prx_lab.metrics.stats import percentile
-from prx_lab.posts import published
 from prx_lab.record import records
+from prx_lab.report.claims import MANY, measured, noises, seed_by_seed
+from prx_lab.report.columns import METRICS, columns
+from prx_lab.report.layout import NOTHING, minus
+from prx_lab.report.listing import Listing
+from prx_lab.report.posts import published
 from prx_lab.show import COLOURS, GREY, Plot, figure
 
 TINY = 1e-9

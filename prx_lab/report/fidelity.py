@@ -19,12 +19,12 @@ from prx_lab import record
 from prx_lab.errors import LabError
 from prx_lab.evaluate import FEATURES, Bench, bench, network, pictures
 from prx_lab.files import read_json
-from prx_lab.layout import percent
 from prx_lab.metrics.features import extract
 from prx_lab.metrics.fid import fid
 from prx_lab.metrics.mmd import mmd, unit
-from prx_lab.pages import Note
 from prx_lab.recipe import Recipe
+from prx_lab.report.layout import percent
+from prx_lab.report.listing import Note
 from prx_lab.sample import from_run
 from prx_lab.scales import SCALES
 from prx_lab.show import COLOURS, Plot, figure

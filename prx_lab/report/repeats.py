@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prx_lab.errors import LabError
-from prx_lab.listing import Listing
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record, commits, records
+from prx_lab.report.listing import Listing
 from prx_lab.siblings import trimmed
 
 

@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
-from prx_lab import cli, grid, sweep
+from prx_lab import cli, grid
 from prx_lab.errors import LabError
-from prx_lab.evidence import change
-from prx_lab.family import noise
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, write_json
+from prx_lab.report import sweep
+from prx_lab.report.evidence import change
+from prx_lab.report.family import noise
 from prx_lab.scales import Scale
 
 SHORT = Scale("smoke", 32, "simple", 32, 4, 48, 3, 3, 2, 8, 2e-3, 8, 2, 1)

@@ -9,7 +9,7 @@ from prx_lab.errors import LabError
 from prx_lab.optim import EMA
 from prx_lab.recipes import BASE, RECIPES
 from prx_lab.record import Record
-from prx_lab.repeats import losses, repeats, same_losses, twice
+from prx_lab.report.repeats import losses, repeats, same_losses, twice
 
 RUN = Record(Path("results/smoke/baseline-0/seed0"), "smoke", "baseline", "0", 0, BASE.to_json(), {"git": {"commit": "a" * 40}}, {}, ())
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from prx_lab.errors import LabError
 from prx_lab.files import read_json
-from prx_lab.listing import Listing
 from prx_lab.machine import env
 from prx_lab.record import find_root, write_json
+from prx_lab.report.listing import Listing
 
 FOLDER = "results/benchmarks"
 AGAIN = "delete it, or measure again with `make bench`"

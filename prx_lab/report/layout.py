@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-from prx_lab.posts import change
+from prx_lab.report.posts import change
 
 if TYPE_CHECKING:
-    from prx_lab.columns import Metric
-    from prx_lab.table import Cell, Row, Table
+    from prx_lab.report.columns import Metric
+    from prx_lab.report.table import Cell, Row, Table
 
 NOTHING = "–"
 NO_BREAK = "\u00a0"
@@ -27,6 +27,11 @@ def percent(value: float, unit: str = " %") -> str:
         return ""
     text = f"{100 * value:+.0f}"
     return minus("+0" if text == "-0" else text) + unit
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is not one."""
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,8 @@ def ended(code: int, text: str, trace: Path) -> str:
 
     Of an unexpected error the whole text is kept in the file `trace`, which a later success removes.
     """
+    trace.unlink(missing_ok=True)  # of an earlier attempt
     if code == 0:
-        trace.unlink(missing_ok=True)
         return ""
     if code < 0:
         advice = "free some memory and run" if -code == signal.SIGKILL else "run"  # SIGKILL is what the system sends when memory ends

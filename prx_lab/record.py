@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -201,6 +202,24 @@ def commits(run: Record) -> frozenset[str]:
 def kind(run: Record) -> str:
     """What runs must share to be compared: what they are judged against, and every field of their scale, which `--set` may have changed."""
     return f"{judged(run)} {json.dumps(run.recipe.get('scale'), sort_keys=True)}"
+
+
+def repeated(found: Iterable[Record]) -> frozenset[Path]:
+    """The folders of runs whose training another run has been through step for step: equal logged losses at the same seed.
+
+    Recipes that differ in sampling alone are trained alike, and a training that is recorded twice is one piece of luck. Of such
+    runs the one whose recipe has the most trainings is not named.
+    """
+    own = [run for run in found if not run.borrows and run.train]
+    many = Counter(run.folder.parent for run in own)
+    first: dict[Any, Path] = {}
+    for run in sorted(own, key=lambda run: (-many[run.folder.parent], str(run.folder))):
+        first.setdefault(_training(run), run.folder)
+    return frozenset(run.folder for run in own) - frozenset(first.values())
+
+
+def _training(run: Record) -> Any:
+    return run.scale, run.seed, tuple((row.get("step"), row.get("loss")) for row in run.train)
 
 
 def alike(run: Record, base: Record) -> bool:

@@ -10,8 +10,11 @@ def write_run(root: Path, name: str, seed: int, fid: float, id: str = "0123abcd"
     folder = root / scale / f"{name}-{id}" / f"seed{seed}"
     write_json(folder / "recipe.json", {"type": "Recipe", "predict": "v"})
     write_json(folder / "env.json", {"python": "3", "device_name": device})
+    own = 1e-9 * sum(map(ord, name))  # no two recipes are one training
     for step in (1, 2, 3):
-        append_json(folder / "train.jsonl", {"step": step, "loss": fid / step, "terms": {"repa": -0.1 * step}, "seconds": 10.0 * step})
+        append_json(
+            folder / "train.jsonl", {"step": step, "loss": fid / step + own, "terms": {"repa": -0.1 * step}, "seconds": 10.0 * step}
+        )
     metrics = {
         "fid": {"value": fid, "lo": fid - 1, "hi": fid + 1, "n": 512},
         "cmmd": {"value": fid / 10, "lo": 0.0, "hi": fid, "n": 512},

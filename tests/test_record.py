@@ -4,6 +4,7 @@ import getpass
 import json
 import math
 import os
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from prx_lab import machine
 from prx_lab.errors import LabError
-from prx_lab.record import ERROR, Record, append_json, env, find_root, plain, records, write_json, write_text
+from prx_lab.record import ERROR, Record, append_json, env, find_root, plain, records, repeated, write_json, write_text
+from prx_lab.report.claims import noises
 from prx_lab.report.posts import counterpart, published
 from tests.made_up import write_run
 
@@ -144,3 +146,18 @@ def test_published_rows_are_the_posts():
     assert (tread.values["fid"], tread.values["batches_per_s"], tread.tokens) == (14.10, 1.64, "1024")
     assert "https" not in "".join(row.source for row in rows)
     assert len({(row.table, row.row) for row in rows}) == len(rows)
+
+
+def test_a_training_recorded_twice_is_one_piece_of_luck(tmp_path):
+    for seed in (0, 1):
+        for name, fid in (("baseline", 20.0), ("eight-steps", 25.0), ("muon", 10.0)):
+            write_run(tmp_path, name, seed, fid + seed)
+        (tmp_path / f"cpu/eight-steps-0123abcd/seed{seed}/train.jsonl").write_text(
+            (tmp_path / f"cpu/baseline-0123abcd/seed{seed}/train.jsonl").read_text()
+        )
+    write_run(tmp_path, "baseline", 2, 22.0)
+    assert {folder.parent.name for folder in repeated(records(tmp_path, "cpu"))} == {"eight-steps-0123abcd"}
+    before = noises(records(tmp_path, "cpu").found, "cpu", "fid").between("muon-0123abcd", "baseline-0123abcd")
+    for seed in (0, 1):
+        shutil.copytree(tmp_path / f"cpu/eight-steps-0123abcd/seed{seed}", tmp_path / f"cpu/sampled-0123abcd/seed{seed}")
+    assert noises(records(tmp_path, "cpu").found, "cpu", "fid").between("muon-0123abcd", "baseline-0123abcd") == before

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from prx_lab.errors import LabError
-from prx_lab.record import Record, alike, kind, number, records
+from prx_lab.record import Record, alike, kind, number, records, repeated
 from prx_lab.report import luck
 from prx_lab.report.columns import DISTANCES, METRICS, Metric, columns
 from prx_lab.report.evidence import NONE, Estimate, change, shares
@@ -29,7 +29,7 @@ MANY = "cpu-1024"  # where the post has 1024 tokens
 LARGE = 9.0  # a change beyond is told as a factor
 MARGIN = 0.05  # a change within this share of the baseline is no change
 EARLY = 2.0  # times the composition of chance: networks that have no more do not follow their captions yet
-UNTAUGHT = f"{UNDECIDED}: no network follows its caption yet"
+UNTAUGHT = f"{UNDECIDED}: captions hardly followed yet"
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ CLAIMS = (
 )
 
 UNTESTABLE = (
+    ("the weaker teacher slows training less than the stronger one", "The two embedded teachers are of one size."),
     ("autoencoders cost speed, the semantic one most", "Latents are encoded once, before training; a step pays only for their channels."),
     ("1024-pixel images without an autoencoder train, only slower than 256-pixel latents", "No scale of the bench has such images."),
     ("late in training, textures sharpen when REPA ends", "Judged by eye, far beyond the steps of a run here; the row above asks the FID."),
@@ -124,10 +125,10 @@ def verdict(sign: int, post: float, ours: Estimate) -> str:
 
 
 def early(runs: Sequence[Record]) -> bool:
-    """Whether runs together draw little more of their captions than chance would: their distances are of the first steps of training."""
+    """Whether runs together draw hardly more of their captions than chance would: their distances are of the first steps of training."""
     scores = [run.eval["metrics"].get("composition") for run in runs]
     known = [one for one in scores if isinstance(one, dict) and isinstance(one.get("chance"), int | float)]
-    return sum(map(number, known)) < EARLY * sum(one["chance"] for one in known)
+    return bool(known) and sum(map(number, known)) <= EARLY * sum(one["chance"] for one in known)
 
 
 def printed(claim: Claim, metric: str, posts: tuple[Published, ...]) -> float:
@@ -158,12 +159,15 @@ def base_of(found: tuple[Record, ...], scale: str, baseline: str) -> tuple[Recor
 def noises(found: tuple[Record, ...], scale: str, metric: str) -> Noise:
     """The noise of a metric over a scale, recipes named by their folders; only runs judged alike share the luck of a seed.
 
-    It is learnt from trainings: a run that borrows its weights tells nothing more about the luck of training.
+    It is learnt from trainings: a run that borrows its weights, or went through another's training again, tells nothing more
+    about the luck of training.
     """
     values: dict[str, dict[Hashable, float]] = {}
     trained: dict[str, dict[Hashable, float]] = {}
-    for run in (run for run in found if run.scale == scale):
-        for kept in (values,) if run.borrows else (values, trained):
+    here = [run for run in found if run.scale == scale]
+    again = repeated(here)
+    for run in here:
+        for kept in (values,) if run.borrows or run.folder in again else (values, trained):
             kept.setdefault(run.folder.parent.name, {})[kind(run), run.seed] = run.metric(metric)
     return noise(values, trained)
 
@@ -283,6 +287,8 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     )
     if any(one.claim.sign is not None for one in made):
         notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)
+    if any(one.verdict == UNTAUGHT for one in made):
+        notes += (f"Captions hardly followed: the runs of the pair together have at most {EARLY:g} times the composition of chance.",)
     if decided:
         chance = f"{0.05 * decided:.1f}"
         notes += (f"Of {counted(decided, 'interval')} at 95 %, about {chance} exclude a true value by chance: one verdict alone is weak.",)

@@ -68,16 +68,20 @@ def shared(rows: Sequence["Row"], shown: Sequence[Metric]) -> list[str]:
 
 
 def sees(rows: Sequence["Row"], shown: Sequence[Metric]) -> list[str]:
-    """The smallest difference that the table's median row would show, with the most seeds that a row shares with the baseline."""
-    told, most = [], 0
+    """The smallest difference that the median row of each column would show, with the most seeds that a row shares with the baseline.
+
+    A share of more than the whole is none that could be seen.
+    """
+    told: dict[int, list[str]] = {}
     for metric in (metric for metric in shown if not metric.timed and metric.name != "peak_memory_mb"):
         cells = [row.cells[metric.name] for row in rows if not row.is_baseline]
         n = max((len(cell.common) for cell in cells), default=0)
         sd = typical_sd([[cell.values[s] - cell.base[s] for s in cell.common] for cell in cells])
         if n > 1 and math.isfinite(sd):
-            told.append(f"{metric.title} {metric.show(detectable(sd / math.sqrt(n), n - 1))}")
-            most = max(most, n)
-    return [f"With {most} seeds the median row here would show, 80 times of 100, a true difference of {', '.join(told)}."] * bool(told)
+            seen = detectable(sd / math.sqrt(n), n - 1)
+            told.setdefault(n, []).append(f"{metric.title} {'none' if metric.percent and seen > 1 else metric.show(seen)}")
+    head = "seeds the median row of a column would show, 80 times of 100, a true difference of"
+    return [f"With {n} {head} {', '.join(found)}." for n, found in told.items()]
 
 
 def versions(groups: Mapping[str, "Runs"]) -> list[str]:

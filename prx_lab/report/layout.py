@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prx_lab.report.table import Cell, Row, Table
 
 NOTHING = "–"
+FINEST = 6  # digits beyond a metric's own, at most
 NO_BREAK = "\u00a0"
 
 
@@ -90,10 +91,11 @@ def _difference(cell: "Cell", metric: "Metric", common: int) -> str:
 
 
 def finer(cell: "Cell", metric: "Metric") -> "Metric":
-    """The metric with a digit more where an interval excludes zero and a rounded bound would not."""
-    bounds = [metric.show(bound, sign=True) for bound in cell.difference()[1:]]
-    unseen = mark(cell, metric) and any(not text.strip("0.,") for text in bounds)
-    return replace(metric, digits=metric.digits + 1) if unseen else metric
+    """The metric with more digits where an interval excludes zero and a rounded bound would not."""
+    if not mark(cell, metric):
+        return metric
+    tried = (replace(metric, digits=metric.digits + more) for more in range(FINEST))
+    return next((one for one in tried if all(one.show(bound).strip("0.") for bound in cell.difference()[1:])), metric)
 
 
 def mark(cell: "Cell", metric: "Metric") -> int:

@@ -1,17 +1,18 @@
 """Runs that were trained twice: recipes whose losses are the same by construction, recorded by whichever version of the code.
 
 Records of a scoreboard are made over months and the code moves on. Where the losses of two such runs agree to the last digit, nothing
-that training reads has changed between their versions.
+that this training reads has changed between the two versions.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prx_lab.errors import LabError
 from prx_lab.recipe import Recipe
-from prx_lab.record import Record, commits, records
+from prx_lab.record import Record, commits, number, records
 from prx_lab.report.listing import Listing
 from prx_lab.siblings import trimmed
 
@@ -29,7 +30,7 @@ def without_average(data: dict[str, Any]) -> dict[str, Any]:
 
 def losses(run: Record) -> dict[int, float]:
     """{step: loss} of a run's log."""
-    return {row["step"]: row["loss"] for row in run.train if "step" in row and "loss" in row}
+    return {row["step"]: loss for row in run.train if "step" in row and math.isfinite(loss := number(row.get("loss")))}
 
 
 def twice(found: Sequence[Record]) -> list[tuple[Record, Record]]:
@@ -49,13 +50,18 @@ def repeats(scale: str = "cpu", root: str | Path = "results") -> Listing:
     for first, again in twice(records(root, scale).found):
         ours, theirs = losses(first), losses(again)
         common = ours.keys() & theirs.keys()
-        apart = max((abs(ours[step] - theirs[step]) for step in common), default=float("nan"))
+        if not common:
+            continue
+        apart = max(abs(ours[step] - theirs[step]) for step in common)
         equal += apart == 0
         told = "equal to the last digit" if apart == 0 else f"up to {apart:.1e} apart"
         rows.append((first.name, again.name, str(first.seed), *(short(run) for run in (first, again)), str(len(common)), told))
     if not rows:
         raise LabError(f"No run at {scale} scale was trained again by another version of the code yet.")
-    note = f"{equal} of {len(rows)} pairs have equal losses in every logged step. A pair differs in sampling only."
+    note = (
+        f"{equal} of {len(rows)} pairs have equal losses in every logged step. "
+        "A pair differs in sampling, judging or an average of weights: no loss reads them."
+    )
     head = ("run", "trained again as", "seed", "commit", "and", "logged steps", "losses")
     return Listing(head, tuple(rows), ("seed", "logged steps"), (note,))
 

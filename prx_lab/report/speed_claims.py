@@ -1,7 +1,7 @@
 """What the post says of speed, each sentence held against a benchmark: steps timed in turns, side by side, in one process.
 
-The posts' numbers are batches per second on eight GPUs that also ran the frozen networks. Ours are training steps alone, so that
-only what stands in a step is compared; what an encoder costs is not.
+The post's numbers are batches per second with the frozen networks running. Ours are training steps, with the teacher in them where
+the sentence is about it; what an autoencoder or a text encoder costs is not in them.
 """
 
 import math
@@ -70,7 +70,7 @@ def table(device: str = "cpu", root: str | Path = "results") -> Listing:
     head = ("claim", "benchmark", "post, batches/s", "ours, steps/s", "turns", "verdict")
     notes = (
         "Medians of steps that took turns in one process, with a 95 % bootstrap interval over the turns: the noise of this machine and of "
-        "no other. Only the sign is judged.",
+        "no other. Only the sign is judged; where no change is claimed, whether the interval stays within the margin.",
         f"No change: within {MARGIN:.0%} on either side.".replace("%", " %"),
     )
     return Listing(head, tuple(rows), head[2:5], notes)

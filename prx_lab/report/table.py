@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prx_lab.errors import LabError, nearest
 from prx_lab.metrics.stats import paired, summary
-from prx_lab.record import Record, Records, alike, records
+from prx_lab.record import Record, Records, alike, records, repeated
 from prx_lab.report import layout
 from prx_lab.report.columns import SHOWN, Metric, by_seed, columns
 from prx_lab.report.footnotes import notes
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas
 
 Runs = tuple[Record, ...]
-MANY = 8  # names in a note; more are counted
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe of the table; `seeds` is empty where nothing is recorded, `borrowed` are those judged with weights of other runs."""
+    """One recipe of the table; `seeds` is empty where nothing is recorded, `borrowed` are those that tell of no training of their own."""
 
     label: str
     seeds: tuple[int, ...]
@@ -144,13 +143,13 @@ def build(
     used = [record for runs in groups.values() for record in runs]
     shown = columns(metrics, used)
     goal = {m.name: by_seed(m.name, base_runs, base_runs) for m in shown}
-    rows = []
+    rows, again = [], repeated(found)
     for label, runs in groups.items():
         same = not base_runs or all(alike(run, base_runs[0]) for run in runs)
         cells = {m.name: Cell(by_seed(m.name, runs, base_runs if same else ()), goal[m.name] if same else {}) for m in shown}
         name = runs[0].name if runs else label
         post, post_base = counterpart(name, base_runs[0].name if base_runs else baseline, posts)
-        borrowed = frozenset(run.seed for run in runs if run.borrows)
+        borrowed = frozenset(run.seed for run in runs if run.borrows or run.folder in again)
         rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base, borrowed))
     same = [run for run in used if not base_runs or alike(run, base_runs[0])]
     return Table(scale, shown, tuple(rows), ceiling(shown, same), notes(found, groups, rows, shown))

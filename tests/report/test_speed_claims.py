@@ -45,7 +45,7 @@ def objective(base: float, contrastive: float, x: float) -> Record:
     return record
 
 
-def test_every_printed_rate_is_a_claim_but_those_of_autoencoders_and_data():
+def test_every_printed_rate_is_a_claim_but_those_of_autoencoders_and_of_the_other_teacher():
     rows = [row for row in published() if row.recipe and "batches_per_s" in row.values]
     base = {row.table: row.values["batches_per_s"] for row in reversed(rows)}
     other = {row.recipe for row in rows if row.values["batches_per_s"] != base[row.table]}

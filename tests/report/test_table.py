@@ -212,7 +212,7 @@ def test_a_bound_that_rounds_to_zero_beside_a_verdict_has_a_digit_more():
 
 def test_a_table_says_what_its_median_row_would_show(root):
     text = "\n".join(Table.of("cpu", root=root).notes)
-    assert "the median row here would show, 80 times of 100, a true difference of lab-FID" in text
+    assert "the median row of a column would show, 80 times of 100, a true difference of lab-FID" in text
     assert "images/s" not in text.split("80 times of 100")[1].split("\n")[0]
 
 

@@ -149,12 +149,17 @@ def sort_keys(table: Table) -> list[str]:
     return [escape(json.dumps([row.label, len(row.seeds), *values])) for row, values in zip(table.rows, plain)]
 
 
+def broken(text: str) -> str:
+    """A cell as HTML, its interval and its number of seeds on lines of their own: columns stay narrow."""
+    return escape(text).replace(" [", "<br>[").replace(" (n=", "<br>(n=")
+
+
 def line_html(line: Line, pages: Mapping[str, str]) -> str:
     """One line; what is better or worse than the baseline is also said in words, not by colour alone."""
     word = {1: ' <span class="prx-better">▲<span class="prx-said"> better</span></span>', 0: ""}
     word[-1] = ' <span class="prx-worse">▼<span class="prx-said"> worse</span></span>'
     pairs = zip(line.texts, line.better, strict=True)
-    cells = "".join(f"<td>{escape(text).replace(' [', '<br>[')}{word[better]}</td>" for text, better in pairs)
+    cells = "".join(f"<td>{broken(text)}{word[better]}</td>" for text, better in pairs)
     label = escape(line.label.strip())
     label = f'<a href="{pages[line.label]}.html">{label}</a>' if line.kind == "run" and line.label in pages else label
     return f'<tr class="prx-{line.kind}"><th scope="row">{label}</th><td>{line.n}</td>{cells}</tr>\n'

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
 
 LARGEST = 1e300  # a number beyond is none
-REFERENCE = {"style": "render", "captions": "long", "split": "val"}  # of a record whose recipe had no such field yet
-SCENES = "scenes"  # its data
 ERROR = "error.txt"  # in a run folder: what the process of a grid's run told before it broke; no part of a record
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -183,48 +180,6 @@ class Record:
 
     def __repr__(self) -> str:
         return f"Record({label(self.folder)}, {len(self.train)} training rows)"
-
-
-def judged(run: Record) -> str:
-    """What a run is judged against: the images, of one data set and style, and the kind of captions."""
-    told = REFERENCE | (run.recipe.get("reference") or {}) | {"data": run.recipe.get("data", SCENES)}
-    return json.dumps([told[key] for key in (*REFERENCE, "data")], sort_keys=True)
-
-
-def commits(run: Record) -> frozenset[str]:
-    """The commits a run was recorded and, where it took the weights of another run, trained with; "" for one that is not known."""
-    trained = run.env.get("trained")
-    places = [run.env, trained["env"]] if isinstance(trained, dict) and isinstance(trained.get("env"), dict) else [run.env]
-    found = [place.get("git") for place in places]
-    return frozenset(str(git.get("commit", "")) if isinstance(git, dict) else "" for git in found)
-
-
-def kind(run: Record) -> str:
-    """What runs must share to be compared: what they are judged against, and every field of their scale, which `--set` may have changed."""
-    return f"{judged(run)} {json.dumps(run.recipe.get('scale'), sort_keys=True)}"
-
-
-def repeated(found: Iterable[Record]) -> frozenset[Path]:
-    """The folders of runs whose training another run has been through step for step: equal logged losses at the same seed.
-
-    Recipes that differ in sampling alone are trained alike, and a training that is recorded twice is one piece of luck. Of such
-    runs the one whose recipe has the most trainings is not named.
-    """
-    own = [run for run in found if not run.borrows and run.train]
-    many = Counter(run.folder.parent for run in own)
-    first: dict[Any, Path] = {}
-    for run in sorted(own, key=lambda run: (-many[run.folder.parent], str(run.folder))):
-        first.setdefault(_training(run), run.folder)
-    return frozenset(run.folder for run in own) - frozenset(first.values())
-
-
-def _training(run: Record) -> Any:
-    return run.scale, run.seed, tuple((row.get("step"), row.get("loss")) for row in run.train)
-
-
-def alike(run: Record, base: Record) -> bool:
-    """Whether two runs are judged against the same images, given captions of the same kind, and have the same settings of their scale."""
-    return kind(run) == kind(base)
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 
 from prx_lab.errors import LabError
-from prx_lab.record import Record, alike, kind, number, records, repeated
+from prx_lab.record import Record, number, records
 from prx_lab.report import luck
 from prx_lab.report.columns import DISTANCES, METRICS, Metric, columns
+from prx_lab.report.comparable import alike, kind, repeated
 from prx_lab.report.evidence import NONE, Estimate, change, shares
 from prx_lab.report.family import Noise, noise
 from prx_lab.report.layout import counted, percent

@@ -8,11 +8,12 @@ from statistics import fmean
 import numpy as np
 
 from prx_lab.errors import LabError
-from prx_lab.record import alike, judged, records
+from prx_lab.record import records
 from prx_lab.report import clock, fidelity, luck
 from prx_lab.report.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.report.claims import base_of, noises, of_recipe
 from prx_lab.report.columns import QUALITY, columns
+from prx_lab.report.comparable import alike, judged
 from prx_lab.report.evidence import detectable, error, typical_sd
 from prx_lab.report.family import Noise, Variance, noise
 from prx_lab.report.layout import percent

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prx_lab.record import Records, alike, commits, number
+from prx_lab.record import Records, number
 from prx_lab.report.columns import Metric, judges
+from prx_lab.report.comparable import alike, commits
 from prx_lab.report.evidence import detectable, typical_sd
 
 if TYPE_CHECKING:

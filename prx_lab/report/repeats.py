@@ -5,14 +5,14 @@ that this training reads has changed between the two versions.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prx_lab.errors import LabError
 from prx_lab.recipe import Recipe
-from prx_lab.record import Record, commits, number, records
+from prx_lab.record import Record, records
+from prx_lab.report.comparable import commits, losses
 from prx_lab.report.listing import Listing
 from prx_lab.siblings import trimmed
 
@@ -26,11 +26,6 @@ def same_losses(recipe: Recipe) -> str:
 
 def without_average(data: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in data.items() if k != "ema"}
-
-
-def losses(run: Record) -> dict[int, float]:
-    """{step: loss} of a run's log."""
-    return {row["step"]: loss for row in run.train if "step" in row and math.isfinite(loss := number(row.get("loss")))}
 
 
 def twice(found: Sequence[Record]) -> list[tuple[Record, Record]]:

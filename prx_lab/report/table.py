@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from prx_lab.errors import LabError, nearest
 from prx_lab.metrics.stats import paired, summary
-from prx_lab.record import Record, Records, alike, records, repeated
+from prx_lab.record import Record, Records, records
 from prx_lab.report import layout
 from prx_lab.report.columns import SHOWN, Metric, by_seed, columns
+from prx_lab.report.comparable import alike, repeated
 from prx_lab.report.footnotes import notes
 from prx_lab.report.posts import Published, counterpart, published
 from prx_lab.scales import SCALES

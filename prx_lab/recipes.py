@@ -166,7 +166,7 @@ EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared w
 GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
 ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
-LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-long
+LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-standard, cpu-long
 
 
 @dataclass(frozen=True)

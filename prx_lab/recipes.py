@@ -51,7 +51,8 @@ RECIPES: dict[str, Recipe] = {
     "repa-heavy": BASE.plus(REPA(teacher="lab-dino-dense", weight=1.0)),
     "repa-early": BASE.plus(REPA(teacher="lab-dino-dense", depth=0.25)),
     "repa-late": BASE.plus(REPA(teacher="lab-dino-dense", depth=0.75)),
-    "irepa-release": BASE.plus(IREPA(gamma=0.0)),  # the release removes no mean token
+    "irepa-uncentred": BASE.plus(IREPA(gamma=0.0)),
+    "irepa-release": BASE.plus(IREPA(gamma=0.0, projector="attention")),  # PRX's code, which in effect removes no mean token
     # latent spaces
     "repa-e": BASE.but(space="lab-vae-repa-e").plus(REPA(teacher="lab-dino")),
     "repa-e-vae": BASE.but(space="lab-vae-repa-e"),

@@ -35,6 +35,7 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "repa-heavy": {"terms[1]"},
     "repa-early": {"terms[1]"},
     "repa-late": {"terms[1]"},
+    "irepa-uncentred": {"terms[1]"},
     "irepa-release": {"terms[1]"},
     # latent spaces
     "repa-e": {"space", "terms[1]"},

@@ -88,6 +88,7 @@ RECIPES: dict[str, Recipe] = {
     "sprint-path-drop": BASE.but(router=SPRINT(), guidance=PathDrop()).then(0.9, BASE.but(router=SPRINT(rate=1.0), guidance=PathDrop())),
     "jit-tread": JIT.but(router=TREAD()),
     "jit-tread-sparse": JIT.but(router=TREAD(), guidance=SparseGuidance()),
+    "jit-tread-half-guidance": JIT.but(router=TREAD(), guidance=CFG(1.5)),
     "jit-tread-light": JIT.but(router=TREAD(rate=0.75)),
     "jit-tread-short": JIT.but(router=TREAD(start=0.25, end=0.75)),
     "jit-sprint": JIT.but(router=SPRINT()).then(0.9, JIT.but(router=SPRINT(rate=1.0))),
@@ -117,6 +118,7 @@ RECIPES: dict[str, Recipe] = {
     "muon-high-lr": BASE.but(optim=Muon(lr_scale=2.0)),
     "muon-higher-lr": BASE.but(optim=Muon(lr_scale=4.0)),
     "muon-highest-lr": BASE.but(optim=Muon(lr_scale=8.0)),
+    "muon-16-lr": BASE.but(optim=Muon(lr_scale=16.0)),  # beyond the highest, which was the best
     "low-lr": BASE.but(optim=AdamW(lr_scale=0.5)),
     "high-lr": FASTER,
     "higher-lr": BASE.but(optim=AdamW(lr_scale=4.0)),

@@ -64,7 +64,7 @@ SCALES = {
     "cpu-short": Scale("cpu-short", 64, "simple", 16384, 8, 128, 6, 4, 200, 64, 3e-3, 512, 16, 2),
     # `cpu` at four times the steps, for what needs a late part of training: ending a teacher, fine-tuning, storage in bf16
     "cpu-long": Scale("cpu-long", 64, "simple", 16384, 8, 128, 6, 4, 2400, 64, 3e-3, 512, 16, 4),
-    # the same steps in a harder world (other shapes, colours and materials, up to three objects), which they do not exhaust
+    # the same steps in a harder world (other shapes, colours and materials, up to three objects)
     "cpu-standard": Scale("cpu-standard", 64, "standard", 16384, 8, 128, 6, 4, 2400, 64, 3e-3, 512, 16, 4),
     # 256 tokens of 4x4 pixels on the images of `cpu`, between it and `cpu-1024`; the learning rate is interpolated, not tuned
     "cpu-256": Scale("cpu-256", 64, "simple", 16384, 16, 128, 6, 4, 560, 32, 2.5e-3, 256, 10, 2),

@@ -74,6 +74,7 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "jit-tread-light": {"space", "predict", "bottleneck", "time", "router"},
     "jit-tread-short": {"space", "predict", "bottleneck", "time", "router"},
     "jit-tread-sparse": {"space", "predict", "bottleneck", "time", "router", "guidance"},
+    "jit-tread-half-guidance": {"space", "predict", "bottleneck", "time", "router", "guidance"},
     "jit-sprint": {"space", "predict", "bottleneck", "time", "router", "phases[0]"},
     # data
     "short-captions": {"captions"},
@@ -100,6 +101,7 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "muon-high-lr": {"optim"},
     "muon-higher-lr": {"optim"},
     "muon-highest-lr": {"optim"},
+    "muon-16-lr": {"optim"},
     "low-lr": {"optim"},
     "high-lr": {"optim"},
     "higher-lr": {"optim"},

@@ -115,7 +115,7 @@ def table(*names: str, baseline: str = "baseline", scale: str = "cpu", metrics: 
     return shown(lambda: recorded_of(names, baseline, scale) and Table.of(scale, names, baseline, metrics))
 
 
-def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "seconds") -> show.Plot | Note:
+def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "step") -> show.Plot | Note:
     """Recorded curves of recipes and their baseline at the seeds they have in common, or a line that says that nothing is recorded yet.
 
     Where some have several seeds, those with one are named below the axis and not drawn: they would leave one seed of the others.

@@ -169,6 +169,7 @@ EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared w
 GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
 ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
+SHORT_RUNS = ("baseline", "bf16", "muon", "muon-highest-lr", "speedrun", "speedrun-no-tread", "speedrun-tuned", "speedrun-tuned-both")
 LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-standard, cpu-long
 
 
@@ -186,6 +187,7 @@ GROUPS = {
     "many-tokens": Group(MANY_TOKENS),
     "routes": Group(ROUTES, 2),
     "horizon": Group(LATE, 2),
+    "short": Group(SHORT_RUNS, 2),  # with the steps of a speedrun: cpu-short
     "sensitivity": Group(("baseline", *(name for name in RECIPES if name not in POST + STACKS)), 2),
 }
 

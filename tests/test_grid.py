@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from prx_lab.grid import Job
 from prx_lab.guidance import SelfGuidance
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import GROUPS, RECIPES
-from prx_lab.record import Record, run_folder, write_json
+from prx_lab.record import CHECKOUT, Record, records, run_folder, write_json
 from prx_lab.report import fidelity
 from prx_lab.routing import TREAD
 from prx_lab.sample import CFG, from_run
@@ -44,6 +45,15 @@ def test_groups_hold_every_recipe_and_no_other():
     named = {name for group in GROUPS.values() for name in group.names}
     assert named == set(RECIPES) and "baseline" in GROUPS["post"].names
     assert all(len(set(group.names)) == len(group.names) for group in GROUPS.values())
+
+
+def test_contributing_has_a_command_for_every_folder_of_records():
+    text, results = (CHECKOUT / "CONTRIBUTING.md").read_text(), CHECKOUT / "results"
+    lines = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", text, re.MULTILINE))
+    assert lines.keys() == {path.name for path in results.iterdir() if path.is_dir()}
+    for scale in SCALES.keys() & lines.keys():
+        [(names, told)] = re.findall(r"prx-lab grid (.*?) ?--scale ([\w-]+)", lines[scale])
+        assert told == scale and {run.name for run in records(results, scale)} <= grid.rows(names.split(), 3).keys() | {"custom"}
 
 
 def test_seeds_follow_the_group_and_a_recipe_that_is_named_has_all():

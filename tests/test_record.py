@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from prx_lab import machine
 from prx_lab.errors import LabError
-from prx_lab.record import ERROR, Record, append_json, env, find_root, plain, records, write_json, write_text
+from prx_lab.record import CHECKOUT, ERROR, Record, append_json, env, find_root, plain, records, write_json, write_text
 from prx_lab.report.claims import noises
 from prx_lab.report.comparable import repeated
 from prx_lab.report.posts import counterpart, published
@@ -145,8 +145,18 @@ def test_published_rows_are_the_posts():
     assert (repa.values["fid"], its_base.values["fid"]) == (14.64, 18.2)
     tread = next(row for row in rows if row.table == "token routing at 1024 px" and row.row == "TREAD")
     assert (tread.values["fid"], tread.values["batches_per_s"], tread.tokens) == (14.10, 1.64, "1024")
+    assert tread.label == "post, 1024 tokens: TREAD" and repa.label == "post: REPA-Dinov3"
     assert "https" not in "".join(row.source for row in rows)
     assert len({(row.table, row.row) for row in rows}) == len(rows)
+
+
+def test_the_posts_rows_are_found_here_before_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(published()) > 1
+    (tmp_path / "results").mkdir()
+    lines = (CHECKOUT / "results/published.csv").read_text().splitlines()
+    (tmp_path / "results/published.csv").write_text("\n".join(lines[:2]))
+    assert len(published()) == 1 and published(Path("nowhere.csv")) == ()
 
 
 def test_a_training_recorded_twice_is_one_piece_of_luck(tmp_path):

@@ -12,7 +12,7 @@ from prx_alt import describe_pictures
 from prx_api import api_page, plain_docstring
 from prx_cite import citing_page
 from prx_methods import heads, methods_page, pages
-from prx_results import example, gallery, glance, number_cards, scales_table, scoreboards
+from prx_results import claimed, example, gallery, glance, number_cards, scales_table, scoreboards
 
 from prx_lab.record import records
 
@@ -46,6 +46,7 @@ def generate(book: Path, root: Path) -> None:
     write(out / "gallery.md", gallery(found, out, heads(methods), pages(methods)))
     write(out / "hero.md", hero(book))
     write(out / "glance.md", glance(found, results, out))
+    write(out / "claims.md", claimed(found, results))
     write(out / "example.md", example(found, results))
     write(out / "scales.md", scales_table())
     write(out / "methods.md", methods_page(methods))

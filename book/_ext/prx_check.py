@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 FETCHED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src"), ("video", "src")}
+SEARCH = ("search.html", "searchindex.js", "_static/searchtools.js")  # its page fetches nothing from elsewhere, as any other
 FILE_NAME = re.compile(r"[\w./%-]+\.(png|jpe?g|svg|gif|webp)", re.IGNORECASE)
 
 
@@ -49,7 +50,7 @@ def problems(root: Path) -> list[str]:
         name = page.path.relative_to(root)
         found += [f"{name}: {text}" for text in [*broken(page, pages, root), *wordless(page)]]
         found += [f"{name}: a reference that was not resolved: {text}" for text in page.unresolved]
-    return found
+    return found + [f"The search needs {name}, which is not there." for name in SEARCH if not (root / name).is_file()]
 
 
 def broken(page: Page, pages: dict[Path, Page], root: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from prx_lab.errors import LabError
 from prx_lab.recipes import GLANCE
 from prx_lab.record import Record
-from prx_lab.report import claims
+from prx_lab.report import claims, tally
 from prx_lab.report.arrival import speedup
 from prx_lab.report.columns import columns
 from prx_lab.report.forest import forest, ranked
@@ -208,6 +208,17 @@ def glance(records: Sequence[Record], root: Path, out: Path) -> str:
         if plot:
             plot.save(out / "forest.png")
             return f":::{{div}} prx-scroll\n```{{image}} {out.name}/forest.png\n:alt: {plot}\n```\n:::\n"
+    return NOTHING
+
+
+def claimed(records: Sequence[Record], root: Path) -> str:
+    """What became of the post's claims, in a line; nothing where no pair that tests one is recorded."""
+    for scale in scales(records):
+        try:
+            counts = tally.told(tally.verdicts(scale, root))
+            return f"What became of the post's claims at {told(scale)}, by a rule of the intervals: {counts}\n"
+        except LabError:
+            continue
     return NOTHING
 
 

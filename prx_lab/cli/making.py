@@ -59,7 +59,7 @@ def grid(
         list[str],
         typer.Argument(
             metavar="[RECIPE or GROUP]...",
-            help="Recipes, or the groups post, speedrun, many-tokens, routes, horizon, sensitivity and all; all when none is named.",
+            help="Recipes, or the groups post, speedrun, many-tokens, routes, horizon, short, sensitivity and all; all when none is named.",
             default_factory=list,
             show_default=False,
         ),

@@ -66,7 +66,7 @@ def _row(row: "Row", metrics: tuple["Metric", ...]) -> list[Line]:
         texts = tuple(_difference(row.cells[m.name], m, common) for m in metrics)
         found.append(Line("difference", "  Δ", str(common), texts, tuple(mark(row.cells[m.name], m) for m in metrics)))
     if row.post and any(m.name in row.post.values for m in metrics):
-        found.append(Line("post", f"  post: {row.post.row}", "1", tuple(_post(row, m) for m in metrics), none))
+        found.append(Line("post", f"  {row.post.label}", "1", tuple(_post(row, m) for m in metrics), none))
     return found
 
 

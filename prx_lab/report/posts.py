@@ -7,7 +7,8 @@ from pathlib import Path
 
 from prx_lab.record import CHECKOUT
 
-PUBLISHED = CHECKOUT / "results" / "published.csv"
+PUBLISHED = Path("results", "published.csv")  # here, or in the checkout
+USUAL = "256"  # tokens of a row that says nothing of them
 NUMBERS = ("fid", "cmmd", "dino_mmd", "batches_per_s", "images_per_s", "mse", "memory_gb")
 
 
@@ -23,9 +24,15 @@ class Published:
     tokens: str
     source: str
 
+    @property
+    def label(self) -> str:
+        """The row as a table of ours names it, with its tokens where they are not the post's usual ones."""
+        return f"post{f', {self.tokens} tokens' * (self.tokens not in ('', USUAL))}: {self.row}"
+
 
 def published(path: Path = PUBLISHED) -> tuple[Published, ...]:
-    """All rows in file order; none where the package runs without its checkout."""
+    """All rows in file order, of `path` from here or from the checkout; none where it is in neither."""
+    path = path if path.is_file() else CHECKOUT / path
     if not path.is_file():
         return ()
     with open(path, newline="", encoding="utf-8") as file:

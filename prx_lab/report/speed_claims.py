@@ -58,19 +58,41 @@ def measured(claim: SpeedClaim, found: Mapping[str, speed.Record]) -> Estimate:
     return Estimate(len(times[claim.arm]), value - 1, lo - 1, hi - 1)
 
 
-def table(device: str = "cpu", root: str | Path = "results") -> Listing:
-    """One line per claim: the post's change of batches per second, ours of steps per second with its interval, the verdict."""
-    found, posts, rows = speed.load(device, Path(root) / "benchmarks"), published(), []
+@dataclass(frozen=True)
+class SpeedFinding:
+    """A claim about speed: the post's change as a share, ours, and the verdict."""
+
+    claim: SpeedClaim
+    post: float
+    ours: Estimate
+    verdict: str
+
+
+def findings(device: str = "cpu", root: str | Path = "results") -> tuple[SpeedFinding, ...]:
+    """Every claim about speed with its verdict."""
+    found, posts, made = speed.load(device, Path(root) / "benchmarks"), published(), []
     for claim in SPEED_CLAIMS:
         post, ours = share(claim.recipe, claim.against, "batches_per_s", posts), measured(claim, found)
         sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
-        said = percent(post) + ("" if claim.sign is None else f" ({WORDS[claim.sign]})")
-        pair = f"{claim.arm} / {claim.base}"
-        rows.append((claim.text, f"{claim.benchmark}: {pair}", said, interval(ours), str(ours.n), verdict(sign, post, ours)))
+        made.append(SpeedFinding(claim, post, ours, verdict(sign, post, ours)))
+    return tuple(made)
+
+
+def line(one: SpeedFinding) -> tuple[str, ...]:
+    """A finding as the texts of a row."""
+    claim = one.claim
+    said = percent(one.post) + ("" if claim.sign is None else f" ({WORDS[claim.sign]})")
+    place = f"{claim.benchmark}: {claim.arm} / {claim.base}"
+    return claim.text, place, said, interval(one.ours), str(one.ours.n), one.verdict
+
+
+def table(device: str = "cpu", root: str | Path = "results") -> Listing:
+    """One line per claim: the post's change of batches per second, ours of steps per second with its interval, the verdict."""
+    rows = tuple(line(one) for one in findings(device, root))
     head = ("claim", "benchmark", "post, batches/s", "ours, steps/s", "turns", "verdict")
     notes = (
         "Medians of steps that took turns in one process, with a 95 % bootstrap interval over the turns: the noise of this machine and of "
         "no other. Only the sign is judged; where no change is claimed, whether the interval stays within the margin.",
         f"No change: within {MARGIN:.0%} on either side.".replace("%", " %"),
     )
-    return Listing(head, tuple(rows), head[2:5], notes)
+    return Listing(head, rows, head[2:5], notes)

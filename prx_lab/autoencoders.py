@@ -78,6 +78,7 @@ class Autoencoder(Space):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the network's weights."""
         return self.vae.decoder.conv_in.weight.dtype
 
     def _encode(self, images: Tensor) -> Tensor:

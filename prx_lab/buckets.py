@@ -33,7 +33,10 @@ SIZES: dict[int, dict[float, tuple[int, int]]] = {
 
 
 def nearest_size(height: int, width: int, base: int) -> tuple[int, int]:
-    """The (height, width) of the bin whose ratio is nearest to that of a request in pixels, for a model of base^2 pixels."""
+    """The (height, width) of the bin whose ratio is nearest to that of a request in pixels, for a model of base^2 pixels.
+
+    LabError where there are no bins for such a model, or where a side is not positive.
+    """
     if base not in SIZES:
         raise LabError(f"There are no bins for {base} pixels, only for {', '.join(map(str, SIZES))}; ask for the size itself.")
     if height < 1 or width < 1:

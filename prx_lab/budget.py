@@ -45,6 +45,7 @@ class Cost:
 
     @staticmethod
     def of(recipe: Recipe) -> "Cost":
+        """What a recipe costs: its training, the evaluations along the run with fewer images, and the last one."""
         shapes, s = shapes_of(recipe), recipe.scale
         each = sampling_flops(recipe.last, shapes)
         final = each * s.eval_n

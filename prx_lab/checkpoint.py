@@ -68,7 +68,7 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk does into one sentence."""
+    """Turn what a full or read-only disk does into one sentence, a LabError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -132,7 +132,7 @@ def load(folder: Path, world: World = ALONE) -> tuple[Mapping[str, Tensor], dict
 
 
 def read(folder: Path, rank: int, size: int) -> tuple[Archive, dict[str, Any]]:
-    """As `load`, with the hashes of every `size`-th file compared, from file `rank` on."""
+    """As `load`, with the hashes of every `size`-th file compared, from file `rank` on; LabError where it is damaged."""
     try:
         state = json.loads((folder / "state.json").read_text())
         wrong = [key for key, kind in STATE.items() if not isinstance(state, dict) or not isinstance(state.get(key), kind)]
@@ -148,7 +148,10 @@ def read(folder: Path, rank: int, size: int) -> tuple[Archive, dict[str, Any]]:
 
 
 def newest(root: Path, world: World = ALONE) -> tuple[Path, Mapping[str, Tensor], dict[str, Any]]:
-    """The newest checkpoint's folder, tensors and state; a run that goes on meanwhile may replace it while it is read."""
+    """The newest checkpoint's folder, tensors and state; a run that goes on meanwhile may replace it while it is read.
+
+    LabError where it is damaged.
+    """
     while True:
         folder = root / world.told(steps(root)[-1].name)
         try:
@@ -174,7 +177,7 @@ def sampled(folder: Path, source: str, purpose: str) -> tuple[Path, Mapping[str,
 
 
 def require(found: Mapping[str, Tensor], expected: dict[str, Tensor], kinds: tuple[str, ...], where: Path) -> None:
-    """Refuse a checkpoint whose tensors of some kinds (prefixes) are not exactly the expected ones, or not finite."""
+    """Refuse, with a LabError, a checkpoint whose tensors of some kinds (prefixes) are not exactly the expected ones, or not finite."""
     ours, theirs = ({k: (v.dtype, v.shape) for k, v in tensors.items() if k.startswith(kinds)} for tensors in (expected, found))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
@@ -191,7 +194,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, learner: nn.Module) -> d
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, learner: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` saved, for every parameter that still exists."""
+    """Put back what `optimizer_tensors` saved, for every parameter that still exists; LabError where its shape is another."""
     parameters = dict(learner.named_parameters())
     for key in tensors:
         kind, _, rest = key.partition("/")

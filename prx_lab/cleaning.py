@@ -16,18 +16,23 @@ HOW = ("none", "light", "full")
 
 
 def clean(prompt: str, how: str) -> str:
-    """A prompt as it is (`none`), with encoding and HTML mended (`light`), or as the published pipeline has it (`full`)."""
+    """A prompt as it is (`none`), with encoding and HTML mended (`light`), or as the published pipeline has it (`full`).
+
+    LabError for any other `how`.
+    """
     if how not in HOW:
         raise LabError(f"There is no cleaning '{how}'.{nearest(how, HOW)} Use one of {', '.join(HOW)}.")
     return prompt if how == "none" else light(prompt) if how == "light" else full()(prompt)
 
 
 def light(prompt: str) -> str:
+    """A prompt with its encoding mended by ftfy, its HTML entities resolved, and no white space around it."""
     return html.unescape(html.unescape(fixer()(prompt))).strip()  # twice: scraped captions are often escaped twice
 
 
 @functools.cache
 def fixer() -> Callable[[str], str]:
+    """ftfy's `fix_text`; LabError where the package is not installed."""
     try:
         from ftfy import fix_text
     except ImportError:
@@ -37,7 +42,7 @@ def fixer() -> Callable[[str], str]:
 
 @functools.cache
 def full() -> Callable[[str], str]:
-    """diffusers' own function, so that it stays what the pipeline does."""
+    """diffusers' own function, so that it stays what the pipeline does; LabError where it cannot be imported."""
     fixer()
     try:
         from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor
@@ -65,4 +70,5 @@ def report(captions: Sequence[str], cleaned: Sequence[str], how: str, lengths: S
 
 
 def short(caption: str) -> str:
+    """A caption as it stands in a message: in quotation marks, and cut to 60 characters."""
     return repr(caption if len(caption) <= 60 else caption[:57] + "...")

@@ -80,7 +80,7 @@ def vae(source: str | Path, dtype: str = "bf16") -> nn.Module:
     """The autoencoder, of the class that its configuration names: FLUX's AutoencoderKL or the deep-compression AutoencoderDC.
 
     Not in 8 bits, though the documentation passes a quantisation to it: bitsandbytes replaces linear layers, which hold few of its
-    weights (`memory.table` tells how few).
+    weights (`memory.table` tells how few). LabError for 8 bits, for another class, and for what cannot be loaded.
     """
     from diffusers import AutoencoderDC, AutoencoderKL
 
@@ -107,7 +107,7 @@ def assemble(
     vae: nn.Module,
     size: int = 512,
 ) -> "PRXPipeline":
-    """diffusers' pipeline of these parts, for images of size^2 pixels by default; parts that do not fit together are refused."""
+    """diffusers' pipeline of these parts, for images of size^2 pixels by default; LabError for parts that do not fit together."""
     from diffusers import PRXPipeline
 
     width, context = text_encoder.config.hidden_size, transformer.config.context_in_dim
@@ -143,7 +143,10 @@ def pipeline(
 
 # ------------------------------------------------------------------------------------------------ where and how
 def weights(dtype: str, part: str, config: Callable[..., Any]) -> dict[str, Any]:
-    """The loading options of a dtype; `config` makes the library's own quantisation. Refuses what this machine cannot do."""
+    """The loading options of a dtype; `config` makes the library's own quantisation.
+
+    LabError for an unknown dtype, and for what this machine cannot do.
+    """
     if dtype in DTYPES:
         return {"torch_dtype": DTYPES[dtype]}
     if dtype != BITS8:
@@ -156,7 +159,7 @@ def weights(dtype: str, part: str, config: Callable[..., Any]) -> dict[str, Any]
 
 
 def require(library: str, lowest: str, what: str) -> None:
-    """Refuse `what` where a library is not installed in version `lowest` or a later one."""
+    """Refuse, with a LabError, `what` where a library is not installed in version `lowest` or a later one."""
     from packaging.version import Version
 
     try:
@@ -169,6 +172,7 @@ def require(library: str, lowest: str, what: str) -> None:
 
 
 def check_offload(offload: str) -> None:
+    """Refuse, with a LabError, an offload that is none of OFFLOAD, or one that moves weights to a GPU where there is none."""
     if offload not in OFFLOAD:
         raise LabError(f"offload is {offload!r}; use one of {', '.join(OFFLOAD)}.")
     if offload != "none" and not torch.accelerator.is_available():
@@ -192,7 +196,7 @@ def download(name: str, part: str) -> Path:
 
 
 def loaded(source: str | Path, part: str, load: Callable[[Path], Made]) -> Made:
-    """A part read from where it lies; what the libraries raise becomes one sentence."""
+    """A part read from where it lies; what the libraries raise becomes one sentence, a LabError."""
     at = located(source, part)
     try:
         return load(at)

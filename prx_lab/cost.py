@@ -43,6 +43,7 @@ class Dims:
 
     @property
     def widths(self) -> dict[str, int]:
+        """Width of what each vision teacher gives, by its name."""
         return {name: shape[-1] for name, shape in self.teachers.items()}
 
 
@@ -237,6 +238,7 @@ def size(n: int) -> str:
 
 
 def scaled(n: int, base: int, units: tuple[str, ...]) -> str:
+    """A number to three digits in the first of the `units`, each `base` times the one before, in which it is below 1000."""
     power = 0
     while n >= 999.5 * base**power and power + 1 < len(units):  # not 1,000 but 1 of the next
         power += 1

@@ -63,6 +63,7 @@ class Bench:
 
 @lru_cache(maxsize=4)
 def network(metric: str) -> Any:
+    """The embedded feature network of a metric, kept once it is loaded."""
     return metric_features(metric, "lab")
 
 
@@ -75,6 +76,7 @@ def bench(recipe: Recipe, device: torch.device, split: str = "", n: int = 0) -> 
     """The judges' side of an evaluation of `n` captions (the scale's number when 0), computed once and cached.
 
     `split` is that of the recipe's reference when empty; the captions of training images are given without judges.
+    LabError where there are fewer than two images.
     """
     split = split or recipe.reference.split
     source, n = open_source(recipe, split), n or recipe.scale.eval_n

@@ -135,7 +135,10 @@ def edit(path: Path, changes: dict[str, Any]) -> None:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its name once everything is on disk, and is removed if anything fails."""
+    """A hidden folder beside `folder` that takes its name once everything is on disk, and is removed if anything fails.
+
+    LabError where it cannot be written.
+    """
     part = folder.parent  # nothing of ours until it is made
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ class Draw:
     other: Tensor  # (B,) index of another sample of the batch, uniform over them (the sample itself when B = 1)
 
     def to(self, device: torch.device | str) -> "Draw":
+        """The same draws on a device."""
         return Draw(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
 
@@ -87,7 +88,7 @@ class Uniform(Spec):
 
 
 def require_shift(shift: float) -> None:
-    """Refuse a shift under which times leave [0, 1]."""
+    """Refuse, with a LabError, a shift under which times leave [0, 1]."""
     if not shift > 0:
         raise LabError(f"time.shift is {shift}; the time shift must be positive.")
 

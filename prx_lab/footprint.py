@@ -75,6 +75,7 @@ class Live(TorchDispatchMode):
         return out
 
     def add(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage from now until it is freed, once however many tensors share it."""
         key, size = storage._cdata, storage.nbytes()
         if key not in self.known:
             self.known.add(key)
@@ -83,6 +84,7 @@ class Live(TorchDispatchMode):
             weakref.finalize(storage, self.drop, key, size)
 
     def drop(self, key: int, size: int) -> None:
+        """Count a storage of `size` bytes no more."""
         self.known.discard(key)
         self.now -= size
 

@@ -37,13 +37,15 @@ class Gallery:
 
     @property
     def columns(self) -> int:
+        """Images in a row."""
         return len(next(iter(self.rows.values())))
 
     def _repr_html_(self) -> str:
         plain, n = "border:none;background:none;padding:.15em .3em;text-align:left;vertical-align:", self.columns
         out = ['<table style="width:100%;max-width:56em;table-layout:fixed;border-collapse:collapse">']
         for label, images in self.rows.items():
-            picture = f'<img src="{jpeg(images)}" alt="{escape(label)}" style="width:100%;margin:0;border-radius:3px">'
+            words = escape(f"{label}: {counted(n, 'image')} side by side")
+            picture = f'<img src="{jpeg(images)}" alt="{words}" style="width:100%;margin:0;border-radius:3px">'
             out.append(f'<tr style="background:none"><td style="{plain}middle;width:16%;font-size:85%">{escape(label)}</td>')
             out.append(f'<td colspan="{n}" style="{plain}middle">{picture}</td></tr>')
         if self.captions:

@@ -48,7 +48,7 @@ def sparse(v: Predict, given: Condition, rate: float) -> Velocity:
 
 
 def require_uniform_route(name: str, recipe: "Recipe") -> None:
-    """Refuse a network that was never trained on a random part of its tokens."""
+    """Refuse, with a LabError, a network that was never trained on a random part of its tokens."""
     if isinstance(recipe.router, Dense):
         raise LabError(f"{name} compares predictions from more and fewer tokens; give the recipe a router, such as TREAD().")
     if isinstance(recipe.router, SPRINT) and recipe.router.pattern != "uniform":

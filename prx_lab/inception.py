@@ -43,6 +43,7 @@ class FIDBlockE(inception.InceptionE):
         ]
 
     def pool(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), the mean of 3 x 3 places without the padding."""
         return _pool(x)
 
 

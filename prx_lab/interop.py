@@ -48,7 +48,7 @@ def rename(state: Mapping[str, Value], averaged: bool = True) -> dict[str, Value
     """Keys of the original framework as ours, values untouched; diffusers' keys are ours and stay as they are.
 
     Of a whole training state only the denoiser is taken: its average where there is one, which the framework itself samples from, or
-    with averaged=False the weights in training.
+    with averaged=False the weights in training. LabError where two tensors stand for one name.
     """
     prefixes = (AVERAGES if averaged else ()) + PREFIXES
     prefix = next((p for p in prefixes if f"{p}txt_in.weight" in state), "")
@@ -87,6 +87,7 @@ def arch_of(config: Mapping[str, Any]) -> Arch:
 
 
 def require_heads(arch: Arch) -> None:
+    """Refuse, with a LabError, heads that cannot turn by rows and columns: the width of each must be a multiple of 4."""
     if arch.width % (4 * arch.heads):
         raise LabError(f"Width {arch.width} over {arch.heads} heads is not a multiple of 4, which turning by rows and columns needs.")
 
@@ -100,7 +101,10 @@ def config_of(arch: Arch) -> dict[str, Any]:
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]], channels: int = 0) -> Arch:
-    """The shape of a network with these tensors; `channels` divides its patch vector, 0 as the published ones divide."""
+    """The shape of a network with these tensors; `channels` divides its patch vector, 0 as the published ones divide.
+
+    LabError where they are not a PRX network's, or where that vector cannot be divided so.
+    """
     first = "img_in.0.weight" if "img_in.0.weight" in shapes else "img_in.weight"
     named = (first, "txt_in.weight", "blocks.0.gate_proj.weight", "blocks.0.attention.norm_q.weight")
     sizes = [shapes.get(name, ()) for name in named]
@@ -124,7 +128,10 @@ def infer(shapes: Mapping[str, tuple[int, ...]], channels: int = 0) -> Arch:
 
 # ------------------------------------------------------------------------------------------------ in
 def find(source: str | Path, averaged: bool = True) -> Stored:
-    """A checkpoint as it lies on disk, its tensors under our names; of an original training state the average, see `rename`."""
+    """A checkpoint as it lies on disk, its tensors under our names; of an original training state the average, see `rename`.
+
+    LabError where there is none that can be read, and for a network that embeds the resolution.
+    """
     found = stored.find(source)
     averaged = averaged and has_begun(found)
     found = replace(found, places=rename(found.places, averaged), shapes=rename(found.shapes, averaged))
@@ -142,11 +149,12 @@ def has_begun(found: Stored) -> bool:
 
 
 def shape_of(found: Stored) -> Arch:
+    """The shape of a checkpoint's network: as its config says, or else as its tensors show."""
     return arch_of(found.config) if found.config else infer(found.shapes, found.channels)
 
 
 def compare(found: Stored, model: PRX) -> None:
-    """Refuse weights that are not exactly those of `model`; only a router's own may be missing, all of them together."""
+    """Refuse, with a LabError, weights that are not exactly those of `model`; only a router's own may be missing, all of them together."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if not any(name.startswith("route.") for name in found.shapes):
         expected = {name: shape for name, shape in expected.items() if not name.startswith("route.")}

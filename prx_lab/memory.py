@@ -132,6 +132,7 @@ def parts(space: str, size: int, batch: int, dtype: str) -> tuple[Part, ...]:
 
 
 def total(layers: tuple[Weights, ...]) -> Weights:
+    """The counts of all these layers together."""
     return Weights(*(sum(counts) for counts in zip(*((w.all, w.linear, w.rows) for w in layers))))
 
 

@@ -108,12 +108,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TimeMLP(nn.Module):
+    """Two linear maps with a SiLU between them: from the time's sinusoid to the vector that modulates every block."""
+
     def __init__(self, width: int):
         super().__init__()
         self.in_layer = nn.Linear(256, width)
         self.out_layer = nn.Linear(width, width)
 
     def forward(self, e: Tensor) -> Tensor:
+        """(B, 256) -> (B, D)."""
         return self.out_layer(F.silu(self.in_layer(e)))
 
 
@@ -127,6 +130,7 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.lin.bias)
 
     def forward(self, vec: Tensor) -> tuple[Tensor, ...]:
+        """(B, D) -> six of (B, 1, D): shift, scale and gate of the attention, then those of the GEGLU."""
         return self.lin(F.silu(vec)).unsqueeze(1).chunk(6, -1)
 
 
@@ -153,6 +157,7 @@ class Attention(nn.Module):
         return Words(self.norm_added_k(k.float()).to(v.dtype), v)
 
     def forward(self, x: Tensor, text: Tensor | Words, mask: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, N, D) and the text (B, L, D), or what `read` made of it, -> tokens (B, N, D), image queries and keys (B, h, N, d)."""
         q, k, v = self.split(self.img_qkv_proj(x), 3)  # (B, h, N, d)
         words = text if isinstance(text, Words) else self.read(text)
         q = rotate(self.norm_q(q.float()), cos, sin).to(v.dtype)
@@ -203,11 +208,13 @@ class FinalLayer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:
+        """Tokens (B, N, D) and the vector of the time (B, D) -> patches (B, N, C p p)."""
         shift, scale = self.adaLN_modulation(vec).unsqueeze(1).chunk(2, -1)
         return self.linear((1 + scale) * norm(x) + shift)
 
 
 def norm(x: Tensor) -> Tensor:
+    """LayerNorm over the last axis without weights of its own, eps 1e-6."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 

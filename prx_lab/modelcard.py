@@ -46,10 +46,12 @@ class Card:
 
     @property
     def shows_samples(self) -> bool:
+        """Whether there is a grid of samples to show: that of a finished run."""
         return self.record is not None and (self.run / "samples.png").is_file()
 
     @property
     def pixels(self) -> bool:
+        """Whether the network draws in pixels, without an autoencoder."""
         return isinstance(self.sampler.space, Pixels)
 
     @property
@@ -78,6 +80,7 @@ class Card:
 
 
 def about(card: Card) -> str:
+    """The card's beginning: what the network is, what it draws, how it was trained, and whether the run is finished."""
     s, recipe = card.recipe.scale, card.sampler.recipe
     weights = sum(p.numel() for p in card.sampler.model.parameters())
     where = "in pixels" if card.pixels else f"in the latents of `{recipe.space}`"
@@ -93,11 +96,13 @@ def about(card: Card) -> str:
 
 
 def averaged(recipe: Recipe) -> str:
+    """What the weights are, in words: the moving average with its decay, or just those of the training."""
     return f"the moving average (decay {recipe.ema.decay})" if recipe.ema.decay else "those"
 
 
 # ------------------------------------------------------------------------------------------------ what is on record
 def samples(card: Card) -> str:
+    """The recorded grid of samples with its captions; empty where there is none to show."""
     if not card.shows_samples:
         return ""
     captions = "\n".join(f"{i}. {escape(caption, quote=False)}" for i, caption in enumerate(card.captions, 1))
@@ -120,6 +125,7 @@ def scores(card: Card) -> str:
 
 
 def row(record: Record, metric: Metric, n: Any) -> tuple[str, ...]:
+    """A score as cells: its name, value, interval, number of images and judge, and the same judge's value on real images."""
     found = record.eval["metrics"][metric.name]
     found = found if isinstance(found, dict) else {}
     low, high = (number(found.get(end)) for end in ("lo", "hi"))
@@ -154,6 +160,7 @@ def trained(card: Card) -> str:
 
 
 def limits(card: Card) -> str:
+    """What nothing has judged, what lies outside of its world, and that there is no filter and no licence."""
     recipe, size = card.recipe, card.recipe.scale.size
     lines = [f"- It was trained at {size} x {size} pixels; the pipeline draws other sizes, which nothing has judged."]
     if recipe.data == "scenes":

@@ -150,7 +150,10 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def newton_schulz():
-    """The package's quintic iteration: (..., m, n), steps -> (..., m, n) in bfloat16, singular values near 1."""
+    """The package's quintic iteration: (..., m, n), steps -> (..., m, n) in bfloat16, singular values near 1.
+
+    LabError where the package is not installed.
+    """
     try:
         from muon import zeropower_via_newtonschulz5
     except ImportError:

@@ -82,4 +82,5 @@ class EMA(Spec):
         require(0 <= self.decay < 1, f"ema.decay is {self.decay}; use a value in [0, 1), 0 for no average.")
 
     def rate(self, step: int) -> float:
+        """d at a step, counted from 0."""
         return min(self.decay, (1 + step) / (10 + step))

@@ -51,7 +51,10 @@ def _place(thing: Any) -> str:
 
 # -------------------------------------------------------------------------------------------- pictures
 def recorded(runs: Sequence[Record], count: int = 6, baseline: str = "baseline") -> Gallery:
-    """The first `count` recorded samples of each recipe's first seed, the baseline's on top: the same captions and noise in every row."""
+    """The first `count` recorded samples of each recipe's first seed, the baseline's on top: the same captions and noise in every row.
+
+    LabError where none is recorded.
+    """
     first: dict[str, Record] = {}
     for run in sorted(runs, key=lambda r: (r.name != baseline, r.name, r.id, r.seed)):
         if run.samples.exists():
@@ -111,7 +114,10 @@ def shown(make: Callable[[], Any]) -> Any:
 
 
 def verdict(table: "Table", name: str, metric: str) -> str:
-    """One sentence: a recipe's paired difference to the baseline, its interval, and better, worse or within noise."""
+    """One sentence: a recipe's paired difference to the baseline, its interval, and better, worse or within noise.
+
+    LabError where the table has no such column.
+    """
     row = next((row for row in table.rows if row.label == name), None)
     column = next((m for m in table.metrics if m.name == metric), None)
     if column is None:

@@ -44,6 +44,7 @@ class Stage:
 
     @property
     def images(self) -> int:
+        """Images that its steps see, each as often as it is seen."""
         return self.recipe.scale.steps * self.recipe.scale.batch
 
     @cached_property
@@ -79,12 +80,14 @@ SPEEDRUN = (
 
 # -------------------------------------------------------------------------------------------------- operations
 def vgg() -> nn.Module:
+    """The convolutions of VGG-16, untrained: its shapes alone are asked for."""
     from torchvision.models import vgg16
 
     return vgg16().features
 
 
 def vit(name: str, side: int) -> nn.Module:
+    """timm's vision transformer of that name for images of `side` pixels, untrained and without a classifier."""
     import timm
 
     return timm.create_model(name, pretrained=False, num_classes=0, img_size=side)

@@ -38,6 +38,7 @@ class Precision(Spec):
 
 
 def short(dtype: torch.dtype) -> str:
+    """The name of a dtype: its own in DTYPES, else PyTorch's."""
     return {v: k for k, v in DTYPES.items()}.get(dtype, str(dtype).removeprefix("torch."))
 
 

@@ -23,7 +23,10 @@ def is_vision(real: zoo.Real) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a real network: its copy from the hub, or the local folder that `name` is the path of."""
+    """The folder of a real network: its copy from the hub, or the local folder that `name` is the path of.
+
+    LabError where it cannot be had.
+    """
     if not hub.means_name(name, zoo.REAL):
         return Path(name).expanduser()
     real = zoo.REAL[name]
@@ -34,7 +37,7 @@ def fetch(name: str) -> Path:
 
 
 def vision(name: str) -> VisionTeacher | InceptionFeatures:
-    """A vision teacher of the kind its folder's config.json tells: timm, transformers CLIP, or FID Inception."""
+    """A vision teacher of the kind its folder's config.json tells: timm, transformers CLIP, or FID Inception; LabError for another."""
     folder = fetch(name)
     config = _config(folder)
     if "architecture" in config:
@@ -50,7 +53,10 @@ def vision(name: str) -> VisionTeacher | InceptionFeatures:
 
 
 def t5gemma(name: str, folder: Path, dtype: torch.dtype) -> T5GemmaText:
-    """A T5Gemma's encoder, its weights in `dtype`, and tokenizer from a folder: the encoder's own, a whole model's or a pipeline's."""
+    """A T5Gemma's encoder, its weights in `dtype`, and tokenizer from a folder: the encoder's own, a whole model's or a pipeline's.
+
+    LabError where it holds no T5Gemma, or weights that do not fit.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig
     from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder

@@ -117,6 +117,7 @@ class Recipe(Spec):
         self.check_phases()
 
     def check_phases(self) -> None:
+        """Refuse, with a LabError, phases that do not follow one another, or that change what the whole run shares."""
         starts = [0.0, *(phase.start for phase in self.phases), 1.0]
         ordered = all(a < b for a, b in zip(starts, starts[1:]))
         require(ordered, f"Phases start at {starts[1:-1]} of the steps; use increasing shares between 0 and 1.")
@@ -219,10 +220,12 @@ class Recipe(Spec):
         return found
 
     def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON data: what recipe.json holds."""
         return to_json(self)
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Recipe":
+        """The recipe that JSON data describes; LabError where it is none."""
         try:
             recipe = from_json(data)
         except RecursionError:
@@ -242,7 +245,7 @@ CHOICES = {"predict": ("v", "x"), "cleaning": HOW, "captions": ("long", "short",
 
 
 def set_path(spec: Spec, path: list[str], text: str) -> Any:
-    """Replace one field deep inside a spec by a value read from text as the type it has now."""
+    """Replace one field deep inside a spec by a value read from text as the type it has now; LabError where there is no such field."""
     known, (head, *rest) = [f.name for f in fields(spec)], path
     require(head in known, f"{type(spec).__name__} has no field '{head}'.{nearest(head, known)} Its fields are {', '.join(known)}.")
     old = getattr(spec, head)
@@ -253,7 +256,7 @@ def set_path(spec: Spec, path: list[str], text: str) -> Any:
 
 
 def parse(name: str, text: str, like: object) -> Any:
-    """Read `text` as the type of `like`; a part is named by its class, for example router=TREAD."""
+    """Read `text` as the type of `like`; a part is named by its class, for example router=TREAD. LabError where that fails."""
     if is_dataclass(like):
         require(text in REGISTRY, f"No part of a recipe is called '{text}'.{nearest(text, REGISTRY)}")
         return build(REGISTRY[text], {})

@@ -216,7 +216,10 @@ PUBLISHED: dict[str, Recipe] = {
 
 
 def recipe(name: str, scale: str = "") -> Recipe:
-    """The recipe of that name at a scale, or at its own: smoke for an ablation, the published one for a published experiment."""
+    """The recipe of that name at a scale, or at its own: smoke for an ablation, the published one for a published experiment.
+
+    LabError for an unknown name.
+    """
     known = RECIPES | PUBLISHED
     if name not in known:
         raise LabError(f"Unknown recipe '{name}'.{nearest(name, known)} `prx-lab recipes` lists them all.")

@@ -40,7 +40,7 @@ def count(tokens: int, rate: float) -> int:
 
 
 def require_route(rate: float, start: float, end: float) -> None:
-    """Refuse a share of kept tokens, or a stretch of the depth, that does not exist."""
+    """Refuse, with a LabError, a share of kept tokens, or a stretch of the depth, that does not exist."""
     if not 0 < rate <= 1:
         raise LabError(f"The routing rate is {rate}; use a share of kept tokens in (0, 1].")
     if not 0 <= start < end <= 1:
@@ -48,7 +48,7 @@ def require_route(rate: float, start: float, end: float) -> None:
 
 
 def require_block(router: "Router", depth: int, behind: int = 0) -> None:
-    """Refuse a route that begins where no block is left for it, with `behind` blocks at the end that it may not have."""
+    """Refuse, with a LabError, a route that begins where no block is left for it, with `behind` blocks at the end that it may not have."""
     if router.span(depth)[0] >= depth - behind:
         raise LabError(f"The route begins so late that none of {depth} blocks is in it; lower router.start.")
 

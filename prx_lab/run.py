@@ -80,6 +80,7 @@ def run(recipe: Recipe, seed: int = 0, root: str | Path = "results", budget: Bud
 
 
 def finished(folder: Path) -> bool:
+    """Whether the record of a run is complete: eval.json is there, and the curve has gone into it."""
     return (folder / "eval.json").exists() and not (folder / "curve.jsonl").exists()
 
 
@@ -197,6 +198,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def count(module: torch.nn.Module) -> int:
+    """The number of a module's parameters."""
     return sum(p.numel() for p in module.parameters())
 
 

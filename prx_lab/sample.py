@@ -59,6 +59,7 @@ class Interval(Guidance):
             raise LabError(f"Guidance acts from {self.low} to {self.high}; use times with 0 <= low <= high <= 1.")
 
     def active(self, t: float) -> bool:
+        """Whether there is guidance at time t: its scale is not 1, and low <= t <= high."""
         return self.scale != 1.0 and self.low <= t <= self.high
 
 
@@ -199,7 +200,7 @@ class Sampler:
 
 
 def from_run(folder: str | Path) -> Sampler:
-    """The sampler of a recorded run, from the averaged weights where it keeps an average."""
+    """The sampler of a recorded run, from the averaged weights where it keeps an average; LabError without a sound checkpoint."""
     from prx_lab import checkpoint
     from prx_lab.spaces import load_space
 

@@ -49,6 +49,7 @@ class Scale(Spec):
 
     @property
     def tokens(self) -> int:
+        """Tokens of an image."""
         return self.grid**2
 
 

@@ -14,6 +14,7 @@ def shard(objective: nn.Module, kind: type[nn.Module], device: str, size: int) -
     """FSDP2 in place: weights of each module of a `kind` are gathered when it runs, all others with the whole; options are accelerate's.
 
     Weights keep their dtype and gradients are summed in float32: autocast alone decides what computes in bf16, as in one process.
+    LabError for another version than FSDP2, and for the launcher's own checkpointing of activations.
     """
     from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.device_mesh import init_device_mesh

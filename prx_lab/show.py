@@ -89,7 +89,10 @@ def figure(width: float = 6.6, height: float = 3.4, rows: int = 1, cols: int = 1
 
 # -------------------------------------------------------------------------------------------------- images
 def grid(images: "Tensor | np.ndarray", cols: int = 4, captions: Sequence[str] = (), size: float = 1.6) -> Plot:
-    """Images (see `to_uint8`) row by row, `size` inches each, with wrapped captions where there are any."""
+    """Images (see `to_uint8`) row by row, `size` inches each, with wrapped captions where there are any.
+
+    LabError where their numbers differ, or cols is not positive.
+    """
     array = to_uint8(images)
     n, H, W, _ = array.shape
     if captions and len(captions) != n:
@@ -214,7 +217,10 @@ def _band(axis: "Axes", members: list[list[tuple[float, float, float]]], label: 
 
 
 def bars(table: "Table", metric: str = "fid") -> Plot:
-    """One bar per recipe of a table: the mean over seeds, each seed as a dot, the baseline's mean as a dashed line."""
+    """One bar per recipe of a table: the mean over seeds, each seed as a dot, the baseline's mean as a dashed line.
+
+    LabError for a metric that the table or no record has.
+    """
     from matplotlib import rc_context
 
     shown = next((m for m in table.metrics if m.name == metric), None)

@@ -50,7 +50,7 @@ def real(name: str) -> Space:
 
 
 def local(name: str, folder: Path) -> Space:
-    """A local diffusers folder: an autoencoder's own, or a pipeline's with the autoencoder in `vae/`."""
+    """A local diffusers folder: an autoencoder's own, or a pipeline's with the autoencoder in `vae/`; LabError where there is none."""
     inside = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
     config = inside / "config.json"
     if not config.is_file():
@@ -59,7 +59,10 @@ def local(name: str, folder: Path) -> Space:
 
 
 def wrap(name: str, folder: Path, kind: str) -> Space:
-    """Load a diffusers autoencoder of a known class from safetensors only, and wrap it as a space."""
+    """Load a diffusers autoencoder of a known class from safetensors only, and wrap it as a space.
+
+    LabError for another class, and for weights that are pickled, incomplete or cannot be read.
+    """
     import diffusers
 
     if kind not in CLASSES:
@@ -83,4 +86,5 @@ def wrap(name: str, folder: Path, kind: str) -> Space:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its class where it says nothing; at most 160 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

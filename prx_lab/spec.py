@@ -63,7 +63,7 @@ def essence(value: object) -> object:
 
 
 def from_json(data: object) -> object:
-    """The inverse of `to_json`; an unknown type or field is refused."""
+    """The inverse of `to_json`; LabError for an unknown type or field."""
     if isinstance(data, list):
         return tuple(from_json(v) for v in data)
     if not isinstance(data, dict):
@@ -76,7 +76,7 @@ def from_json(data: object) -> object:
 
 
 def build(cls: type[Spec], values: dict[str, object]) -> Spec:
-    """Construct a spec from field values, refusing a field it does not have or that is missing."""
+    """Construct a spec from field values; LabError for an abstract one, or a field that it does not have or that is missing."""
     if isabstract(cls):
         kinds = ", ".join(sorted(name for name, kind in REGISTRY.items() if issubclass(kind, cls) and not isabstract(kind)))
         raise LabError(f"{cls.__name__} is not a part by itself but a kind of part; use one of {kinds}.")
@@ -118,7 +118,7 @@ def declared(cls: type[Spec]) -> dict[str, Any]:
 
 
 def require_type(path: str, value: object, kind: Any) -> None:
-    """Refuse a value that is not of the declared type `kind`; of a spec every field is looked at, of a tuple every element."""
+    """Refuse, with a LabError, a value not of the declared type `kind`; of a spec every field is looked at, of a tuple every element."""
     if isinstance(kind, UnionType):
         kind = next((one for one in get_args(kind) if isinstance(value, one)), kind)
     if get_origin(kind) is tuple:

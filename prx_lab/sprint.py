@@ -43,7 +43,10 @@ class Fuse(Route):
 
 
 def cell(rate: float) -> tuple[int, int]:
-    """The smallest square cell, (side, tokens kept in it), of which `rate` is a whole number of tokens: 0.25 is 1 of 2x2."""
+    """The smallest square cell, (side, tokens kept in it), of which `rate` is a whole number of tokens: 0.25 is 1 of 2x2.
+
+    LabError where 8x8 is not enough.
+    """
     for side in (1, 2, 4, 8):
         kept = rate * side**2
         if math.isclose(kept, round(kept)):

@@ -52,7 +52,7 @@ def foresee(recipe: "Recipe") -> None:
 
 
 def require_fit(recipe: "Recipe", found: Stored, wanted: Mapping[str, int | float]) -> None:
-    """Refuse weights of another shape than `wanted`, naming the field of the recipe that changes it."""
+    """Refuse, with a LabError, weights of another shape than `wanted`, naming the field of the recipe that changes it."""
     channels = found.channels
     if not found.config and not channels and "channels" in wanted:
         length = found.shapes.get("img_in.0.weight", found.shapes.get("img_in.weight", (0, 0)))[-1]

@@ -58,6 +58,7 @@ class Stored:
 
 
 def sound(tensor: Tensor, name: str, file: Path) -> Tensor:
+    """The tensor itself; LabError where it is of no type in FLOATS, or not finite."""
     if tensor.dtype not in FLOATS:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise LabError(f"'{name}' in {file} is stored as {kind}: take a checkpoint that is not quantised.")
@@ -84,7 +85,7 @@ def find(source: str | Path) -> Stored:
 
 
 def listed(source: str, paths: Iterable[Path], config: Mapping[str, Any]) -> Stored:
-    """Names and shapes from the headers of some files."""
+    """Names and shapes from the headers of some files; LabError where a name stands in two of them."""
     places: dict[str, tuple[Path, str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
@@ -97,7 +98,7 @@ def listed(source: str, paths: Iterable[Path], config: Mapping[str, Any]) -> Sto
 
 
 def run(source: str, folder: Path) -> Stored:
-    """The weights that a run samples from: its average where it keeps one."""
+    """The weights that a run samples from: its average where it keeps one. LabError where there are none in one file."""
     where, tensors, recipe, prefix = checkpoint.sampled(folder, source, "start from")
     file = where / "state.safetensors"
     if not file.exists():  # written by processes that held shards
@@ -111,7 +112,7 @@ def run(source: str, folder: Path) -> Stored:
 
 
 def files(folder: Path) -> list[Path]:
-    """The safetensors of a folder: the shards that its index names, or the only file there."""
+    """The safetensors of a folder: the shards that its index names, or the only file there; LabError where there is neither."""
     index, single = folder / f"{USUAL}.index.json", folder / USUAL
     if index.is_file():
         return shards(index)
@@ -127,7 +128,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that an index names, each of them there and beside it."""
+    """The files that an index names, each of them there and beside it; LabError where one is not."""
     names = read(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise LabError(f"{index} names no shard: {AGAIN}.")
@@ -152,7 +153,7 @@ def unopened(path: Path) -> str:
 
 
 def opened(path: Path) -> Any:
-    """A safetensors file, its header read."""
+    """A safetensors file, its header read; LabError for a pickle, and for a file that is cut or of another format."""
     if path.suffix in PICKLED:
         raise LabError(unopened(path))
     try:
@@ -167,7 +168,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def download(name: str) -> Path:
-    """The local copy of a repository's transformer; a published variant needs no owner."""
+    """The local copy of a repository's transformer; a published variant needs no owner. LabError where it cannot be had."""
     from prx_lab.variants import VARIANTS
 
     repo = VARIANTS[name].repo if name in VARIANTS else name

@@ -69,6 +69,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H, W)."""
         return (images * 0.5 + 0.5 - self.mean) / self.std
 
 
@@ -171,7 +172,10 @@ class Judge(nn.Module):
 
 @functools.lru_cache(maxsize=8)
 def load_vision(name: str) -> VisionTeacher:
-    """A frozen vision teacher by name or from a local folder of a timm or transformers CLIP model; cached per process."""
+    """A frozen vision teacher by name or from a local folder of a timm or transformers CLIP model; cached per process.
+
+    LabError for an unknown name.
+    """
     from prx_lab import published  # timm and transformers are heavy: only what is asked for is imported
 
     if name in ("lab-dino", "lab-dino-dense", "lab-dino-eval"):
@@ -194,7 +198,7 @@ def look(name: str, images: Tensor, grid: int) -> Tensor:
 
 @functools.cache
 def load_judge(name: str = "lab-inception") -> Judge:
-    """The frozen judge of composition and source of FID features; only `lab-inception` exists."""
+    """The frozen judge of composition and source of FID features; LabError for another name than `lab-inception`."""
     if name != "lab-inception":
         raise LabError(f"There is no judge '{name}'.{nearest(name, ['lab-inception'])} Known: lab-inception.")
     state, config = zoo.load(name)

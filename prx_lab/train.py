@@ -62,6 +62,7 @@ class Objective(nn.Module):
         self.rule, self.learner = rule, learner
 
     def forward(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        """The loss and its unweighted terms (k,), float32."""
         return self.rule(self.learner, batch, draw)
 
 
@@ -165,6 +166,7 @@ class Training:
 
     @torch.no_grad()
     def average(self) -> None:
+        """Move the average towards the weights of now, at the rate of this step; nothing where the recipe keeps none."""
         if self.ema:
             rate = self.recipe.ema.rate(self.step_index)
             for name, value in self.learner.model.state_dict().items():

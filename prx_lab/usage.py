@@ -42,6 +42,7 @@ def kind_of(sampler: Sampler) -> str:
 
 
 def block(code: str) -> str:
+    """Python code as a fenced block of Markdown."""
     return f"```python\n{code}\n```"
 
 

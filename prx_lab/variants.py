@@ -88,7 +88,7 @@ VARIANTS = {
 
 
 def variant(name: str) -> Variant:
-    """A published variant by its name, with or without the owner."""
+    """A published variant by its name, with or without the owner; LabError where there is none."""
     short = name.removeprefix(f"{OWNER}/")
     if short not in VARIANTS:
         raise LabError(f"There is no published variant '{name}'.{nearest(short, VARIANTS)} They are {', '.join(VARIANTS)}.")
@@ -113,6 +113,7 @@ def sampler(source: str | Path, cleaning: str = "full", dtype: str = "bf16") -> 
 
     Its times are those of the pipeline's scheduler, so from the same noise it draws what diffusers' pipeline draws. `dtype` is
     that of all weights and of the transformer's products. A published name is downloaded once; a folder of that name is ./NAME.
+    LabError for another dtype, and where there is no such pipeline.
     """
     if dtype not in DTYPES:
         raise LabError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}.")
@@ -149,7 +150,10 @@ def cached(name: str) -> bool:
 
 
 def settings(where: Path, source: str) -> Recipe:
-    """The recipe of a pipeline folder: shapes and shift from its files, steps and guidance from the variant it is named after."""
+    """The recipe of a pipeline folder: shapes and shift from its files, steps and guidance from the variant it is named after.
+
+    LabError for another pipeline than PRXPipeline.
+    """
     index, scheduler = read(where / "model_index.json"), read(where / "scheduler" / "scheduler_config.json")
     if index.get("_class_name") != "PRXPipeline":
         raise LabError(f"{where} holds a {index.get('_class_name')}, not a PRXPipeline; give a PRX text-to-image pipeline in latent space.")
@@ -169,7 +173,7 @@ def stride(config: dict[str, Any]) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON file of a pipeline folder."""
+    """A JSON file of a pipeline folder; LabError where it is missing or cannot be read."""
     if not path.is_file():
         raise LabError(f"{path} is missing: give a folder that holds a whole pipeline, as save_pretrained writes it.")
     return read_json(path, "download or export the pipeline again")

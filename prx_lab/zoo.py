@@ -158,7 +158,10 @@ def sizes(root: Path = WEIGHTS) -> dict[str, int]:
 
 
 def reachable(name: str, timeout: float = 3.0) -> str:
-    """Whether a real network could be loaded now: 'cached', 'network', 'offline' or 'local file'; downloads nothing."""
+    """Whether a real network could be loaded now: 'cached', 'network', 'offline' or 'local file'; downloads nothing.
+
+    LabError for a name that is not in REAL.
+    """
     if name not in REAL:
         raise LabError(f"There is no real network '{name}'.{nearest(name, REAL)} Known: {', '.join(REAL)}.")
     real = REAL[name]

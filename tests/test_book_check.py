@@ -16,11 +16,12 @@ WHOLE = """<html><head><link rel="canonical" href="https://example.org/a.html"><
 
 @pytest.fixture
 def book(tmp_path):
-    """Two pages that lead to each other, a style and a picture."""
+    """Two pages that lead to each other, a style, a picture, and what the search needs."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.html").write_text(WHOLE)
     (tmp_path / "sub/b.html").write_text('<p id="part 1">B</p><a href="../a.html">a</a>')
-    for name in ("style.css", "x.png"):
+    (tmp_path / "_static").mkdir()
+    for name in ("style.css", "x.png", "search.html", "searchindex.js", "_static/searchtools.js"):
         (tmp_path / name).write_text("")
     return tmp_path
 
@@ -49,6 +50,11 @@ def test_each_fault_is_named_once(book, text, said):
     (book / "a.html").write_text(WHOLE.replace("</body>", f"{text}</body>"))
     (found,) = problems(book)
     assert found.startswith("a.html: ") and said in found
+
+
+def test_a_book_without_its_search_is_not_whole(book):
+    (book / "searchindex.js").unlink()
+    assert problems(book) == ["The search needs searchindex.js, which is not there."]
 
 
 def test_a_book_that_was_not_built_is_no_whole_book(tmp_path):

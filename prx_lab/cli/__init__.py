@@ -18,6 +18,7 @@ PATIENCE = 30  # seconds that a process which does not speak leaves its launcher
 
 @app.callback()
 def options(ctx: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """What stands before every command; LabError where `accelerate launch` starts another one than `run`."""
     if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" and ctx.invoked_subcommand != "run":
         raise LabError(f"`accelerate launch` is for `run`; start `prx-lab {ctx.invoked_subcommand}` by itself.")
 

@@ -21,6 +21,7 @@ class Commands(TyperGroup):
     """Leaves a command that was interrupted with a sentence and the shell's exit code for it."""
 
     def invoke(self, ctx: typer.Context) -> object:
+        """Run the command that was asked for; an interrupted one ends with exit code 130."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:

@@ -57,7 +57,7 @@ def is_ours(name: str) -> bool:
 
 
 def sides(text: str) -> tuple[int, int]:
-    """Height and width from text such as 384x672."""
+    """Height and width from text such as 384x672; LabError for any other."""
     height, cross, width = text.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
         raise LabError(f"--size takes height and width in pixels, such as 384x672, not '{text}'.")

@@ -18,6 +18,7 @@ class Text:
     null_mask: Tensor  # (1, L) bool
 
     def to(self, device: torch.device | str) -> "Text":
+        """The same text on a device."""
         return Text(*(v.to(device, non_blocking=True) for v in (self.tokens, self.mask, self.null, self.null_mask)))
 
     def dropped(self, drop: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,6 +35,7 @@ class Rest:
     target: Tensor  # (P, C, H, W) of the samples that this part's are paired with, then of the one before the part's first
 
     def to(self, device: torch.device | str) -> "Rest":
+        """The same on a device."""
         return Rest(*(v.to(device, non_blocking=True) for v in (self.t, self.drop, self.target)))
 
 
@@ -47,6 +49,7 @@ class Batch:
     rest: Rest | None = None  # where these samples are a part of a batch
 
     def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
         teachers = {k: v.to(device, non_blocking=True) for k, v in self.teachers.items()}
         rest = self.rest if self.rest is None else self.rest.to(device)
         return Batch(self.x.to(device, non_blocking=True), self.text.to(device), teachers, rest)

@@ -61,16 +61,19 @@ def facts(scene: Scene, kind: str = "long") -> Facts:
 
 
 def full(obj: Object) -> str:
+    """An object with all of its attributes, such as 'a small matte red cube'."""
     return f"a {obj.size} {obj.material} {obj.colour} {obj.shape}"
 
 
 def brief(obj: Object, article: str = "the") -> str:
+    """An object by its colour and shape, such as 'the red cube'; before 'orange' the article 'a' becomes 'an'."""
     if article == "a" and obj.colour == "orange":
         article = "an"
     return f"{article} {obj.colour} {obj.shape}"
 
 
 def listed(parts: list[str]) -> str:
+    """The parts in one list, with commas between them and 'and' before the last."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 

@@ -151,11 +151,13 @@ class Job:
                         part.flush()
 
     def summary(self) -> Summary:
+        """What the folder holds now, and what was left out of it."""
         total = sum((part.total for part in self.parts.values()), Counter())
         examples = [example for part in self.parts.values() for example in part.examples]
         return Summary(self.folder, {name: part.rows for name, part in self.parts.items()}, dict(total), examples[:EXAMPLES])
 
     def wants(self, row: Row) -> bool:
+        """Whether a row is still to be used: its part has not looked at it yet and is not full."""
         part = self.parts[row.part]
         return row.index >= part.seen and not part.full
 
@@ -175,7 +177,10 @@ class Job:
 
 
 def decoded(stream: Stream, start: int, wants: Callable[[Row], bool], size: int) -> Iterator[tuple[Row, NDArray | str]]:
-    """The wanted rows of a stream from `start` on, with square images or the reasons why there are none; reads one chunk ahead."""
+    """The wanted rows of a stream from `start` on, with square images or the reasons why there are none; reads one chunk ahead.
+
+    LabError where the stream breaks off.
+    """
 
     def load(row: Row) -> tuple[Row, NDArray | str]:
         blob = row.blob()
@@ -233,7 +238,7 @@ def begin(recipe: Recipe, folder: Path, networks: Networks, streams: list[Stream
 
 
 def work(job: Job, manifest: Manifest, tell: Callable[[str], None]) -> None:
-    """Estimate, begin the folder, and write the shards that are missing."""
+    """Estimate, begin the folder, and write the shards that are missing; LabError where the disk is too small or no sample is usable."""
     need, told = job.estimate()
     free = shutil.disk_usage(job.folder).free
     if need > free:

@@ -65,6 +65,7 @@ class Encoded:
 
     @property
     def widths(self) -> dict[str, int]:
+        """Width of what each vision teacher gives, by its name."""
         return {name: self.files[0].get_slice(f"teacher/{name}").get_shape()[-1] for name in self.teachers}
 
     @cached_property

@@ -116,7 +116,10 @@ def read_text(path: Path) -> str:
 
 
 def read_metadata(root: Path, name: str, column: str = "") -> dict[str, tuple[str, str]]:
-    """Image -> (long, short) caption from one metadata file, as Hugging Face's imagefolder reads it."""
+    """Image -> (long, short) caption from one metadata file, as Hugging Face's imagefolder reads it.
+
+    LabError where it names no files, or one that is not below its folder.
+    """
     rows = read_rows(root / name)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if "file_name" not in columns:
@@ -154,7 +157,7 @@ def text_of(value: object) -> str:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a metadata file; a line that is not JSON is named."""
+    """The rows of a metadata file; LabError where it cannot be read, which names a line that is no JSON object."""
     if path.suffix == ".jsonl":
         rows = []
         for number, line in enumerate(read_text(path).split("\n"), 1):

@@ -74,10 +74,12 @@ class Object:
 
     @property
     def radius(self) -> float:
+        """Its radius in world units, the unit of its proportions."""
         return RADIUS[self.size]
 
     @property
     def centre(self) -> tuple[float, float, float]:
+        """Its centre (x, y, z) in world units: half its height above the floor."""
         return self.x, HALF[self.shape][1] * self.radius, self.z
 
 

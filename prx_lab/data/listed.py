@@ -50,6 +50,7 @@ class Listed(Source):
 
     @property
     def skipped(self) -> int:
+        """The number of images that were left out because they cannot be read."""
         return len(self.unreadable)
 
     @cached_property

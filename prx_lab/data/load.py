@@ -38,7 +38,10 @@ def load_source(data: str, split: str = "train", caption: str = LABEL, limit: in
 
 
 def parted(data: str) -> tuple[str, str]:
-    """(the data, the column that `DATA#column` names, "" for a usual one); a path that exists with a # in it is a path."""
+    """(the data, the column that `DATA#column` names, "" for a usual one); a path that exists with a # in it is a path.
+
+    LabError where nothing follows the #.
+    """
     name, mark, column = data.rpartition("#")
     if not mark or Path(data).expanduser().exists():
         return data, ""
@@ -92,7 +95,7 @@ def load_parquet(root: Path, names: Sequence[str], name: str, split: str, captio
 
 
 def load_hub(data: str, split: str, caption: str, asked: str, limit: int) -> Table:
-    """A data set of the Hugging Face hub or of its local cache; scripts are never run."""
+    """A data set of the Hugging Face hub or of its local cache; scripts are never run. LabError where it cannot be loaded."""
     from datasets import DatasetDict, load_dataset
     from datasets.config import HF_CACHE_HOME
 
@@ -121,7 +124,10 @@ def unreachable(data: str) -> str:
 
 
 def choose(split: str, splits: Iterable[str], where: Path | str) -> tuple[str, bool]:
-    """(the split to open, whether all of it is meant): data with a held-out part uses it, other data is divided."""
+    """(the split to open, whether all of it is meant): data with a held-out part uses it, other data is divided.
+
+    LabError where there is no such split.
+    """
     there = list(splits)
     held = next((name for name in HELD if name in there), "") if "train" in there else ""
     if split in there and (held or split not in ("train", "val")):
@@ -134,7 +140,7 @@ def choose(split: str, splits: Iterable[str], where: Path | str) -> tuple[str, b
 
 
 def take(items: Sequence[Item], split: str, whole: bool, limit: int, where: Path | str) -> list[Item]:
-    """The first `limit` items of a split in the fixed shuffled order."""
+    """The first `limit` items of a split in the fixed shuffled order; LabError where it has none."""
     chosen = shuffled(items) if whole else part(items, split)
     if not chosen:
         raise LabError(f"{where} has {len(items)} image(s), too few for a '{split}' part: add images.")

@@ -32,6 +32,7 @@ class Manifest:
 
     @staticmethod
     def of(recipe: Recipe, places: int, teachers: tuple[str, ...], validation: int, shard: int) -> "Manifest":
+        """What an encoding for `recipe` would be made for, with the fingerprints that its networks have now."""
         s, networks = recipe.scale, tuple(fingerprint(name) for name in (recipe.space, recipe.text, *teachers))
         asked = (recipe.data, s.images, validation, s.size, recipe.captions, recipe.space, recipe.text, recipe.cleaning)
         return Manifest(*asked, places, teachers, s.grid, networks, shard)
@@ -46,6 +47,7 @@ class Manifest:
             raise LabError(f"{folder / ASKED} cannot be read ({error}); encode the data again into another folder.") from None
 
     def write(self, folder: Path) -> None:
+        """Write it into a folder, as encoded.json."""
         write_json(folder / ASKED, asdict(self))
 
     def require_same(self, other: "Manifest", folder: Path) -> None:

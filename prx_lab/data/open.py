@@ -9,7 +9,10 @@ VAL_SEED = 0  # validation and held-out scenes are the same for every recipe and
 
 
 def open_source(recipe: Recipe, split: str) -> Source:
-    """The `train` or `val` part of a recipe's data; the embedded world also has `heldout`, unseen attribute combinations."""
+    """The `train` or `val` part of a recipe's data; the embedded world also has `heldout`, unseen attribute combinations.
+
+    LabError for the images of an encoded folder, unless they are those to validate with.
+    """
     if recipe.data == "scenes":
         style = recipe.style if split == "train" else recipe.reference.style
         return Scenes(recipe.scale.level, style, recipe.scale.images if split == "train" else 10**6, VAL_SEED, split)

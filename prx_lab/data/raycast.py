@@ -18,6 +18,7 @@ FAR = 1e9
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Scalar products (...) of the vectors a and b, both (3, ...)."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -28,6 +29,7 @@ def turn(v: Tensor, angle: float) -> Tensor:
 
 
 def vector(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    """Three numbers as a tensor (3, 1, ...), which broadcasts over `like` (3, ...)."""
     return torch.tensor(values).view(3, *(1,) * (like.dim() - 1))
 
 
@@ -40,6 +42,7 @@ def local(point: Tensor, obj: Object) -> Tensor:
 
 
 def first(t: Tensor, valid: Tensor) -> Tensor:
+    """t where a ray meets something that lies ahead of its origin, FAR elsewhere."""
     return torch.where(valid & (t > 0), t, FAR)
 
 
@@ -50,10 +53,12 @@ def roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hit_sphere(o: Tensor, d: Tensor) -> Tensor:
+    """Rays o + t d, both (3, ...) -> the first t (...) on the unit sphere, FAR where they miss it."""
     return first(*roots(dot(d, d), dot(o, d), dot(o, o) - 1))
 
 
 def hit_cube(o: Tensor, d: Tensor) -> Tensor:
+    """Rays o + t d, both (3, ...) -> the first t (...) inside all three slabs of the cube, FAR where they miss it."""
     half = HALF["cube"][0]
     inverse = 1 / torch.where(d.abs() < 1e-6, torch.full_like(d, 1e-6), d)
     middle, span = -o * inverse, half * inverse.abs()
@@ -62,6 +67,7 @@ def hit_cube(o: Tensor, d: Tensor) -> Tensor:
 
 
 def hit_cylinder(o: Tensor, d: Tensor) -> Tensor:
+    """Rays o + t d, both (3, ...) -> the first t (...) on the cylinder's side or upper lid, FAR where they miss both."""
     radius, half = HALF["cylinder"]
     t, real = roots(d[0] ** 2 + d[2] ** 2, o[0] * d[0] + o[2] * d[2], o[0] ** 2 + o[2] ** 2 - radius**2)
     side = first(t, real & ((o[1] + t * d[1]).abs() < half))
@@ -71,6 +77,7 @@ def hit_cylinder(o: Tensor, d: Tensor) -> Tensor:
 
 
 def hit_cone(o: Tensor, d: Tensor) -> Tensor:
+    """Rays o + t d, both (3, ...) -> the first t (...) on the cone's side, FAR where they miss it; nobody sees its base."""
     radius, half = HALF["cone"]
     k = (radius / (2 * half)) ** 2
     y = o[1] - half  # measured from the apex
@@ -106,16 +113,19 @@ def box2(a: Tensor, b: Tensor) -> Tensor:
 
 
 def distance_sphere(p: Tensor) -> Tensor:
+    """Signed distance (...) of points (3, ...) from the unit sphere, negative inside."""
     return dot(p, p).sqrt() - 1
 
 
 def distance_cube(p: Tensor) -> Tensor:
+    """Signed distance (...) of points (3, ...) from the cube, negative inside."""
     q = p.abs() - HALF["cube"][0]
     out = q.clamp_min(0)
     return dot(out, out).sqrt() + q.amax(0).clamp_max(0)
 
 
 def distance_cylinder(p: Tensor) -> Tensor:
+    """Signed distance (...) of points (3, ...) from the upright cylinder, negative inside."""
     radius, half = HALF["cylinder"]
     return box2(torch.hypot(p[0], p[2]) - radius, p[1].abs() - half)
 
@@ -133,6 +143,7 @@ def distance_cone(p: Tensor) -> Tensor:
 
 
 def distance_torus(p: Tensor) -> Tensor:
+    """Signed distance (...) of points (3, ...) from the torus, whose ring lies in the plane z = 0; negative inside."""
     ring, tube = TUBE
     return torch.hypot(torch.hypot(p[0], p[1]) - ring, p[2]) - tube
 
@@ -141,21 +152,25 @@ def distance_torus(p: Tensor) -> Tensor:
 
 
 def normal_sphere(p: Tensor) -> Tensor:
+    """Outward unit normals (3, n) at points (3, n) of the sphere."""
     return p / dot(p, p).sqrt()
 
 
 def normal_cube(p: Tensor) -> Tensor:
+    """Outward unit normals (3, n) at points (3, n) of the cube: along the axis on which a point lies farthest out."""
     face = p.abs().argmax(0, keepdim=True)
     return torch.zeros_like(p).scatter_(0, face, p.gather(0, face).sign())
 
 
 def normal_cylinder(p: Tensor) -> Tensor:
+    """Outward unit normals (3, n) at points (3, n) of the cylinder: up on its upper lid, else away from its axis."""
     lid = p[1] > HALF["cylinder"][1] - 2e-4
     rho = torch.hypot(p[0], p[2]).clamp_min(1e-6)
     return torch.stack((torch.where(lid, 0.0, p[0] / rho), lid.float(), torch.where(lid, 0.0, p[2] / rho)))
 
 
 def normal_cone(p: Tensor) -> Tensor:
+    """Outward unit normals (3, n) at points (3, n) of the cone's side."""
     radius, half = HALF["cone"]
     rho = torch.hypot(p[0], p[2]).clamp_min(1e-6)
     slope = math.hypot(radius, 2 * half)
@@ -164,6 +179,7 @@ def normal_cone(p: Tensor) -> Tensor:
 
 
 def normal_torus(p: Tensor) -> Tensor:
+    """Outward unit normals (3, n) at points (3, n) of the torus: away from the nearest point of its ring."""
     rho = torch.hypot(p[0], p[1]).clamp_min(1e-6)
     pull = 1 - TUBE[0] / rho
     n = torch.stack((p[0] * pull, p[1] * pull, p[2]))

@@ -53,6 +53,7 @@ LOCATE_SIZE = 96  # rays a side when a visible share is counted
 
 
 def known(word: str, options: Sequence[str], what: str) -> str:
+    """The word itself where it is one of the options; LabError where it is not, in which `what` says what was asked for."""
     if word not in options:
         raise LabError(f"{word!r} is no {what}: choose one of {', '.join(options)}.{nearest(word, options)}")
     return word

@@ -20,6 +20,7 @@ CONTRAST = 0.05  # a step in linear light that counts as an edge on a solid
 
 
 def light_direction(scene: Scene) -> tuple[float, float, float]:
+    """Unit vector from a scene towards its light: x to the right, y up, z away from the camera."""
     x, y, z = TOWARDS[scene.light]
     length = math.sqrt(x * x + y * y + z * z)
     return x / length, y / length, z / length

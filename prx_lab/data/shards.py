@@ -79,6 +79,7 @@ class Part(ABC):
 
     @property
     def full(self) -> bool:
+        """Whether as many samples are there as are wanted, the pending ones with them."""
         return self.rows + len(self.pending) >= self.wanted
 
     @property
@@ -102,6 +103,7 @@ class Part(ABC):
         self.seen, self.note = self.next, Note(self.next)
 
     def tally(self, note: Note) -> None:
+        """Count what the note of a shard says was skipped or cut, and keep some of its examples."""
         self.total.update(note.skipped | ({"caption cut": note.cut} if note.cut else {}))
         self.examples += note.examples[: EXAMPLES - len(self.examples)]
 
@@ -113,6 +115,7 @@ class Part(ABC):
             self.note.examples.append(f"{name}: {reason}" if reason not in name else name)
 
     def add(self, row: Row, image: NDArray) -> None:
+        """Take a sample, and write the shard that it completes or, as the last that is wanted, ends."""
         self.seen = row.index + 1
         self.pending.append((row, image))
         if len(self.pending) == self.size or self.full:
@@ -131,7 +134,10 @@ class Part(ABC):
 
 
 def whole(draft: Path, save: Callable[[Path], None], name: Callable[[], str]) -> None:
-    """Write a draft, then give it its name: a reader sees the whole file or none, also after a power cut."""
+    """Write a draft, then give it its name: a reader sees the whole file or none, also after a power cut.
+
+    LabError where the disk refuses it.
+    """
     try:
         save(draft)
         with open(draft, "rb+") as file:
@@ -152,6 +158,7 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, SafetensorError)  # pyar
 
 
 def note_of(path: Path, read: Callable[[Path], Note]) -> Note:
+    """The note of a shard as its part's `read` finds it; LabError where the shard is damaged."""
     try:
         return read(path)
     except UNREADABLE as error:
@@ -215,6 +222,7 @@ class Pictures(Part):
 
 
 def png(image: NDArray) -> bytes:
+    """An image, uint8 (H, W, 3), as the bytes of a PNG file."""
     held = io.BytesIO()
     Image.fromarray(image).save(held, "PNG")
     return held.getvalue()
@@ -232,7 +240,7 @@ def listed(folder: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 def verify(paths: Iterable[Path]) -> None:
-    """Refuse a shard whose bytes are not those that were written."""
+    """Refuse, with a LabError, a shard whose bytes are not those that were written."""
     for path in paths:
         if digest(path)[:16] != path.name.split(".")[1]:
             raise LabError(f"The shard {path} is damaged (its hash differs); {REMEDY}")

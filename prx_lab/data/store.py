@@ -114,6 +114,7 @@ def _append(path: Path, value: NDArray, rows: int) -> None:
 
 
 def chunks(n: int) -> Iterator[range]:
+    """The first n rows as ranges of CHUNK, the last one shorter."""
     return (range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK))
 
 
@@ -151,6 +152,7 @@ def images_of(source: Source, n: int, size: int) -> NDArray:
 
 
 def as_it_is(part: Arrays) -> Arrays:
+    """A chunk as it is, where a DataLoader's own function would turn its arrays into tensors."""
     return part
 
 
@@ -238,6 +240,7 @@ class Store:
 
     @property
     def widths(self) -> dict[str, int]:
+        """Width of what each vision teacher gives, by its name."""
         return {name: y.shape[-1] for name, y in self.teachers.items()}
 
     @cached_property

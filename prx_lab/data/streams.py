@@ -89,6 +89,7 @@ class Table(Stream):
             yield Row(index, f"row {index}", named, partial(fetch, cells[self.column], self.root), long, short)
 
     def label_of(self, cells: dict) -> str:
+        """The label of a row: the name of its class, or the cell where that is text; "" where there is neither."""
         value = cells.get(self.label)
         if self.classes is None:
             return text_of(value)
@@ -130,6 +131,10 @@ def open_streams(data: str, caption: str = LABEL) -> list[Stream]:
 
 
 def folder_streams(root: Path, names: Sequence[str], caption: str, asked: str) -> list[Stream]:
+    """The streams of a folder's images: its own splits, or a fixed tenth by hash to validate on.
+
+    LabError where there are no images, or no such column.
+    """
     items = all_items(root, names, caption, asked)
     tops, divided = tops_of(items)
     streams: list[Stream] = []
@@ -143,6 +148,7 @@ def folder_streams(root: Path, names: Sequence[str], caption: str, asked: str) -
 
 
 def parquet_streams(root: Path, names: Sequence[str], caption: str, asked: str) -> list[Stream]:
+    """The streams of the Parquet files below `root`, their splits read from their paths; LabError where they cannot be read."""
     from datasets import load_dataset
     from pyarrow import ArrowException
     from pyarrow.parquet import read_metadata
@@ -159,7 +165,7 @@ def parquet_streams(root: Path, names: Sequence[str], caption: str, asked: str) 
 
 
 def hub_streams(data: str, caption: str, asked: str = "") -> list[Stream]:
-    """A data set of the hub, streamed, or what its local cache holds of it; scripts are never run."""
+    """A data set of the hub, streamed, or what its local cache holds of it; scripts are never run. LabError where it cannot be had."""
     from datasets import load_dataset
 
     name, _, config = data.partition(":")

@@ -71,7 +71,7 @@ def label_names(table: "Dataset", column: str, count: int) -> list[str]:
 
 
 def image_column(table: "Dataset", where: str) -> tuple["Dataset", str]:
-    """The table with its image column undecoded, and that column's name."""
+    """The table with its image column undecoded, and that column's name; LabError where it has none."""
     from datasets import Image, Value
 
     features = table.features
@@ -114,7 +114,10 @@ def parquet_splits(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def read_parquet(files: Sequence[str], where: str) -> "Dataset":
-    """Parquet files as one memory-mapped table; class names come from their Hugging Face metadata."""
+    """Parquet files as one memory-mapped table; class names come from their Hugging Face metadata.
+
+    LabError where they cannot be read.
+    """
     from datasets import load_dataset
 
     try:

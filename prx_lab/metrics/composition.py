@@ -122,7 +122,10 @@ def match(detections: Sequence[Detection], facts: "Facts") -> list[int]:
 
 
 def holds(relation: str, a: Detection, b: Detection) -> bool:
-    """Whether `a` is `relation` `b` in the image: left and right by x; in front is lower in the image, behind is higher."""
+    """Whether `a` is `relation` `b` in the image: left and right by x; in front is lower in the image, behind is higher.
+
+    LabError for another relation.
+    """
     if relation == "left of":
         return a.x < b.x - MARGIN
     if relation == "right of":

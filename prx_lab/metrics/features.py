@@ -71,7 +71,10 @@ def extract(
 
 
 def metric_features(metric: str, backend: str = "lab", folder: str | Path = HUB) -> FeatureNetwork:
-    """The network of 'fid', 'cmmd' or 'dino_mmd' from backend 'lab' (embedded) or 'real' (hub, or a local folder)."""
+    """The network of 'fid', 'cmmd' or 'dino_mmd' from backend 'lab' (embedded) or 'real' (hub, or a local folder).
+
+    LabError for another metric or backend.
+    """
     if metric not in METRICS:
         raise LabError(f"There is no feature metric '{metric}'.{nearest(metric, METRICS)} Known: {', '.join(METRICS)}.")
     if backend not in BACKENDS:

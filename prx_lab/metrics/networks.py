@@ -33,6 +33,7 @@ class FeatureNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> float32 (B, E); LabError for images of another dtype."""
         if images.dtype != torch.uint8:
             raise LabError(f"'{self.name}' takes uint8 images, not {images.dtype}: pass floats through `extract`, which rounds them.")
         here = next((p.device for p in self.network.parameters()), self.here.device)  # a teacher that is shared may have been moved

@@ -116,7 +116,10 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def paired(variant: Sequence[float], baseline: Sequence[float], level: float = 0.95) -> Paired:
-    """Variant minus baseline, seed by seed, with Student's t interval; one seed has no interval."""
+    """Variant minus baseline, seed by seed, with Student's t interval; one seed has no interval.
+
+    LabError where the two have not equally many values, or one is not finite.
+    """
     if len(variant) != len(baseline):
         raise LabError(f"A paired difference needs the same seeds on both sides; got {len(variant)} and {len(baseline)} values.")
     d = _finite(variant) - _finite(baseline)

@@ -12,7 +12,7 @@ from prx_lab.errors import LabError
 def images_per_second(rates: Sequence[float], warmup: int = 2) -> float | None:
     """The median of logged rates, the first `warmup` left out (compilation, caches); None when nothing is left.
 
-    A median ignores the occasional slow step. No device is synchronised: a step ends by reading its loss.
+    A median ignores the occasional slow step. No device is synchronised: a step ends by reading its loss. LabError for a negative `warmup`.
     """
     if warmup < 0:
         raise LabError(f"0 or more rates are left out at the start, not {warmup}.")

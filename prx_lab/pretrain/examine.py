@@ -26,6 +26,7 @@ class Match:
 
     @property
     def whole(self) -> bool:
+        """Whether nothing is wrong: every object found and nothing else, with all of its attributes."""
         return self.found == self.asked and self.extra == 0 and all(r == self.asked for r in self.right)
 
 

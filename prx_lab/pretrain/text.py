@@ -33,6 +33,7 @@ class Reader(nn.Module):
         self.setting = nn.Linear(WIDTH, sum(map(len, SETTING.values())))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and mask (B, L) -> features (B, L, WIDTH)."""
         return self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
 

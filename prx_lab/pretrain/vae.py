@@ -227,7 +227,10 @@ def clock(minutes: float, checkpoint: Path, average: common.Averaged, every: flo
 
 
 def run(name: str, minutes: float, seed: int, root: Path) -> Path:
-    """Train the autoencoder `name` for `minutes` on one core's worth of threads, measure it, and store it under `root`."""
+    """Train the autoencoder `name` for `minutes` on one core's worth of threads, measure it, and store it under `root`.
+
+    LabError for a name that is not in SETUPS.
+    """
     if name not in SETUPS:
         raise LabError(f"No training is known for an autoencoder '{name}'.{nearest(name, SETUPS)} Known: {', '.join(SETUPS)}.")
     setup = SETUPS[name]

@@ -63,6 +63,7 @@ class Speedup:
 
     @property
     def n(self) -> int:
+        """Seeds that both sides have."""
         return len(self.factors) + len(self.missed)
 
     @property
@@ -74,10 +75,19 @@ class Speedup:
 
     @property
     def text(self) -> str:
+        """The factor with its interval, or how many seeds arrive where not all do."""
         if self.missed:
             rest = f"below {max(self.missed):.2f}" if not self.factors else f"{len(self.factors)} of {self.n} arrive"
             return f"not reached, {rest}" if not self.factors else rest
         return factor(self.interval)
+
+    def verdict(self, goal: float) -> str:
+        """Whether it is `goal` times sooner, by the interval: reached, missed, or undecided."""
+        if self.missed:
+            return f"missed: {len(self.missed)} of {self.n} never arrive"
+        if math.isnan(self.interval.lo):
+            return "undecided: one seed" if self.n == 1 else "not recorded yet"
+        return "reached" if self.interval.lo >= goal else "missed" if self.interval.hi < goal else "undecided"
 
 
 def geometric(factors: Sequence[float]) -> Estimate:

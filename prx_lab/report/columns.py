@@ -28,10 +28,12 @@ class Metric:
 
     @property
     def arrow(self) -> str:
+        """↓ where lower is better, ↑ where higher is."""
         return "↓" if self.lower else "↑"
 
     @property
     def head(self) -> str:
+        """The title of a column."""
         return f"{self.title} {self.arrow}"
 
     def show(self, value: float, sign: bool = False) -> str:

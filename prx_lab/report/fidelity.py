@@ -52,7 +52,7 @@ def row(n: int, values: Sequence[float]) -> dict[str, float | None]:
 
 
 def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH) -> dict[str, Any]:
-    """Both kinds of noise for a recorded run with weights, and the machine it was done on."""
+    """Both kinds of noise for a recorded run with weights, and the machine it was done on; LabError where it has too few images."""
     sampler, recipe = from_run(folder), Recipe.from_json(record.Record.load(folder).recipe)
     judge = bench(recipe, sampler.device, n=max(sizes))
     if judge.n < max(sizes):

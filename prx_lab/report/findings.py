@@ -26,7 +26,10 @@ HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narr
 
 
 def detectables(table: Table) -> Listing:
-    """For each metric of a table: the paired standard deviation over seeds of its median row, and the difference it could see."""
+    """For each metric of a table: the paired standard deviation over seeds of its median row, and the difference it could see.
+
+    LabError where no row has an interval.
+    """
     rows, others = [], [row for row in table.rows if not row.is_baseline]
     counts = sorted({len(cell.common) for row in others for cell in row.cells.values()} - {0, 1})
     for metric in table.metrics:
@@ -190,6 +193,25 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
     )
     head = ("recipe", "n", "speedup in steps", "in seconds", f"{fid} at equal time", "images/s")
     return Listing(head, tuple(row for _, row in rows), head[1:], notes)
+
+
+def sooner(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results") -> Listing:
+    """Whether recipes are `goal` times sooner at the baseline's final quality, in seconds and in steps, by the intervals of `speedups`.
+
+    LabError where none of them shares a seed with the baseline.
+    """
+    found, rows = records(root, scale).found, []
+    base = base_of(found, scale, baseline)
+    for name in recipes:
+        runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))
+        seconds, steps = (speedup(runs, base, against) for against in ("seconds", "step"))
+        if steps.n:
+            rows.append((name, str(steps.n), seconds.text, seconds.verdict(goal), steps.text, steps.verdict(goal)))
+    if not rows:
+        raise LabError(f"No run of {', '.join(recipes)} shares a seed with {baseline} at {scale} scale yet.")
+    head = ("recipe", "n", "in seconds", f"{goal:g} times sooner", "in steps", f"in 1/{goal:g} of the steps")
+    notes = ("Reached or missed: the whole interval lies beyond the goal or short of it. Seconds are only indicative, steps exact.",)
+    return Listing(head, tuple(rows), ("n", "in seconds", "in steps"), notes)
 
 
 def shortened(

@@ -60,7 +60,7 @@ def read(folder: Path) -> Mapping[str, Influences]:
 
 @lru_cache(maxsize=1024)
 def held(file: Path, written: int) -> Mapping[str, Influences]:
-    """What a file holds that was `written` at a time in nanoseconds."""
+    """What a file holds that was `written` at a time in nanoseconds; LabError for a damaged one."""
     try:
         with safe_open(file, "numpy") as tensors:
             found = {name: tensors.get_tensor(name).astype(float) for name in tensors.keys()}

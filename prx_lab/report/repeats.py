@@ -25,6 +25,7 @@ def same_losses(recipe: Recipe) -> str:
 
 
 def without_average(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's fields as JSON, without its average of weights."""
     return {k: v for k, v in data.items() if k != "ema"}
 
 

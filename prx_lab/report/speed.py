@@ -32,6 +32,7 @@ class Times:
 
     @property
     def median(self) -> float:
+        """Median of the wall times, in seconds."""
         return statistics.median(self.wall)
 
 
@@ -66,10 +67,12 @@ class Goal:
 
     @property
     def reached(self) -> bool:
+        """Whether the value is on the right side of its bound."""
         return self.value >= self.bound if self.side == "at least" else self.value <= self.bound
 
     @property
     def verdict(self) -> str:
+        """reached or missed."""
         return "reached" if self.reached else "missed"
 
 
@@ -88,6 +91,7 @@ class Ratio:
 
     @property
     def text(self) -> str:
+        """The ratio with its interval."""
         return f"{self.value:.2f} [{self.lo:.2f}, {self.hi:.2f}]"
 
     def held(self) -> Goal:
@@ -140,6 +144,7 @@ class Record:
 
     @property
     def head(self) -> str:
+        """The title, with the machine and its threads."""
         return f"{self.title} ({self.machine.get('device_name', 'not saved')}, {self.machine.get('threads', '?')} threads)"
 
     def __repr__(self) -> str:

@@ -31,10 +31,12 @@ class Cell:
 
     @property
     def n(self) -> int:
+        """Seeds that have a value."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
+        """Mean over seeds; NaN for none."""
         return sum(self.values.values()) / self.n if self.n else math.nan
 
     @property
@@ -132,7 +134,10 @@ def build(
     metrics: Sequence[str],
     posts: tuple[Published, ...],
 ) -> Table:
-    """Arrange records into a table: the baseline first, then the recipes in the order asked for."""
+    """Arrange records into a table: the baseline first, then the recipes in the order asked for.
+
+    LabError for an unknown or ambiguous name.
+    """
     require_known(found, (baseline, *recipes))
     base = choose(found, baseline, scale)
     if len(base) > 1:
@@ -157,7 +162,7 @@ def build(
 
 
 def require_known(found: Records, names: Sequence[str]) -> None:
-    """Refuse a name that is neither recorded nor in the list of recipes: a table would be silent about a slip of the pen."""
+    """Refuse, with a LabError, a name that is neither recorded nor known: a table would be silent about a slip of the pen."""
     recorded = {name for run in found for name in (run.name, f"{run.name}-{run.id}")}
     if not recorded.issuperset(names):
         from prx_lab.recipes import PUBLISHED, RECIPES  # imports torch; needed only for what is not recorded

@@ -31,6 +31,7 @@ class LatentNorm(nn.BatchNorm2d):
         return (z - mean) * scale
 
     def inverse(self, z: Tensor) -> Tensor:
+        """The latents of which `fixed` makes z."""
         mean, std = self.running_mean.view(1, -1, 1, 1), (self.running_var + self.eps).sqrt().view(1, -1, 1, 1)
         return z * std + mean
 

@@ -68,14 +68,17 @@ def rescaled(mean: Tensor, chosen: Tensor, everywhere: Tensor) -> Tensor:
 
 
 def tapped(share: float, depth: int) -> int:
-    """The block after which a tap at a share of `depth` blocks reads, counted from 0: the paper's 8th of 28 is 0.28, block 7."""
+    """The block after which a tap at a share of `depth` blocks reads, counted from 0: the paper's 8th of 28 is 0.28, block 7.
+
+    LabError for a share outside [0, 1].
+    """
     if not 0 <= share <= 1:
         raise LabError(f"A term's depth is {share}; use a share of the blocks in [0, 1].")
     return min(depth, max(1, round(share * depth))) - 1
 
 
 def require_all_tokens(recipe: "Recipe", block: int, reader: str) -> None:
-    """Refuse a tap behind which a router leaves only a part of the tokens; `reader` says who needs them all."""
+    """Refuse, with a LabError, a tap behind which a router leaves only a part of the tokens; `reader` says who needs them all."""
     first, last = recipe.router.span(recipe.scale.depth)
     if first <= block <= last and recipe.router.kept(recipe.scale.tokens) < recipe.scale.tokens:
         raise LabError(

@@ -12,6 +12,8 @@ from prx_lab.terms.base import Out, Term, TermModule
 
 
 class FlowMatchingLoss(TermModule):
+    """mean (v_theta - v)^2 over samples and elements, where v is `Out.target`."""
+
     def forward(self, point: Point, out: Out, batch: Batch) -> Tensor:
         return (out.v.float() - out.target).square().mean()
 

@@ -114,6 +114,7 @@ class Encoder(nn.Module):
         self.encoder = space.vae.encoder
 
     def stages(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) -> features (B, C_l, h_l, w_l) after every block."""
         h, found = self.encoder.conv_in(images), []
         for block in self.encoder.down_blocks:
             h = block(h)

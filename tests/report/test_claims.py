@@ -275,6 +275,10 @@ def test_speedups_leave_out_what_is_judged_otherwise(root):
     shown = {row[0]: row for row in findings.speedups(root=root).rows}
     assert next(iter(shown)) == "repa-dense" and set(shown) == set(TRUE)
     assert "only indicative" in repr(findings.speedups(root=root))
+    [row] = findings.sooner(3.0, ("muon", "camera"), root=root).rows
+    assert row[0] == "muon" and row[2] == shown["muon"][3] and row[4] == shown["muon"][2] and row[3] == row[5]
+    with pytest.raises(LabError, match="No run of haste shares a seed with baseline"):
+        findings.sooner(3.0, ("haste",), root=root)
     assert [row[0] for row in findings.speedups(root=root, recipes=("muon", "camera", "tread")).rows] == ["muon", "tread"]
     with pytest.raises(LabError, match="No recipe of haste has a curve, shares a seed with baseline"):
         findings.speedups(root=root, recipes=("haste",))

@@ -12,7 +12,7 @@ from prx_lab import show
 from prx_lab.errors import LabError
 from prx_lab.record import Record, append_json, write_json
 from prx_lab.report import clock
-from prx_lab.report.arrival import arrival, at_equal_time, factor, falling, geometric, speedup
+from prx_lab.report.arrival import Speedup, arrival, at_equal_time, factor, falling, geometric, speedup
 from prx_lab.report.columns import by_seed
 from prx_lab.report.evidence import change, detectable, error, estimate, power, shares, typical_sd
 from prx_lab.report.family import Noise, Variance, blocks, likelihood, noise, typical
@@ -342,3 +342,18 @@ def test_speedups_pair_seeds_and_have_an_interval_where_all_arrive(tmp_path):
     late = run_of(tmp_path / "b", 2, [8.0, 8.0, 8.0, 8.0], [100.0])
     assert speedup([*other, late], base).text == "2 of 3 arrive" and not speedup([*other, late], base).interval.n
     assert speedup([], base).text == "" and speedup([], base).n == 0
+
+
+@pytest.mark.parametrize(
+    "factors, missed, expected",
+    [
+        ((3.2, 3.3, 3.4), (), "reached"),
+        ((2.0, 2.1, 2.05), (), "missed"),
+        ((2.0, 4.0), (), "undecided"),
+        ((9.0,), (), "undecided: one seed"),
+        ((9.0, 9.1), (1.0,), "missed: 1 of 3 never arrive"),
+        ((), (), "not recorded yet"),
+    ],
+)
+def test_a_goal_is_reached_or_missed_by_the_whole_interval(factors, missed, expected):
+    assert Speedup(factors, missed).verdict(3.0) == expected

@@ -168,7 +168,7 @@ FAR = ("short-captions", "jit-v", "jit-v-no-bottleneck")  # tens of times as far
 EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared with, at its scale of guidance
 GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
-ROUTES = (*MANY_TOKENS, "jit-tread-light", "jit-tread-short")
+ROUTES = (*MANY_TOKENS, "jit-tread-half-guidance", "jit-tread-light", "jit-tread-short")
 SHORT_RUNS = ("baseline", "bf16", "muon", "muon-highest-lr", "speedrun", "speedrun-no-tread", "speedrun-tuned", "speedrun-tuned-both")
 LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-standard, cpu-long
 

@@ -238,7 +238,7 @@ def size(n: int) -> str:
 
 
 def scaled(n: int, base: int, units: tuple[str, ...]) -> str:
-    """A number to three digits in the first of the `units`, each `base` times the one before, in which it is below 1000."""
+    """A number to three digits in the first of the `units`, each `base` times the one before, in which it is below 1000, or in the last."""
     power = 0
     while n >= 999.5 * base**power and power + 1 < len(units):  # not 1,000 but 1 of the next
         power += 1

@@ -25,7 +25,7 @@ def is_vision(real: zoo.Real) -> bool:
 def fetch(name: str) -> Path:
     """The folder of a real network: its copy from the hub, or the local folder that `name` is the path of.
 
-    LabError where it cannot be had.
+    LabError for a network of the hub that cannot be had; whether a local folder holds one is not looked at.
     """
     if not hub.means_name(name, zoo.REAL):
         return Path(name).expanduser()

@@ -82,9 +82,10 @@ class Speedup:
         return factor(self.interval)
 
     def verdict(self, goal: float) -> str:
-        """Whether it is `goal` times sooner, by the interval: reached, missed, or undecided."""
+        """Whether it is `goal` times sooner: reached or missed by the whole interval, or by every seed where some never arrive."""
         if self.missed:
-            return f"missed: {len(self.missed)} of {self.n} never arrive"
+            below = max((*self.factors, *self.missed)) < goal
+            return f"{'missed' if below else 'undecided'}: {len(self.missed)} of {self.n} never arrive"
         if math.isnan(self.interval.lo):
             return "undecided: one seed" if self.n == 1 else "not recorded yet"
         return "reached" if self.interval.lo >= goal else "missed" if self.interval.hi < goal else "undecided"

@@ -210,7 +210,10 @@ def sooner(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: st
     if not rows:
         raise LabError(f"No run of {', '.join(recipes)} shares a seed with {baseline} at {scale} scale yet.")
     head = ("recipe", "n", "in seconds", f"{goal:g} times sooner", "in steps", f"in 1/{goal:g} of the steps")
-    notes = ("Reached or missed: the whole interval lies beyond the goal or short of it. Seconds are only indicative, steps exact.",)
+    notes = (
+        "Reached or missed: the whole interval lies beyond the goal or short of it; where a seed never arrives there is none, and "
+        "every seed must fall short. Seconds are only indicative, steps exact.",
+    )
     return Listing(head, tuple(rows), ("n", "in seconds", "in steps"), notes)
 
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from prx_lab.errors import LabError
 from prx_lab.record import CHECKOUT
 
 PUBLISHED = Path("results", "published.csv")  # here, or in the checkout
@@ -39,6 +40,13 @@ def published(path: Path = PUBLISHED) -> tuple[Published, ...]:
         return tuple(_row(line) for line in csv.DictReader(file))
 
 
+def required() -> tuple[Published, ...]:
+    """All rows; LabError where they are not to be found."""
+    if not (rows := published()):
+        raise LabError(f"The post's numbers are not here: {PUBLISHED} belongs to the repository; run this in a checkout of it.")
+    return rows
+
+
 def _row(line: dict[str, str]) -> Published:
     values = {name: float(line[name]) for name in NUMBERS if line[name]}
     return Published(line["table"], line["row"], line["recipe"], values, line["resolution"], line["tokens"], line["source"])
@@ -66,3 +74,12 @@ def change(row: Published | None, base: Published | None, metric: str) -> float:
     if row is None or base is None or metric not in row.values or metric not in base.values:
         return math.nan
     return row.values[metric] - base.values[metric]
+
+
+def across(recipe: str, other: str, metric: str, rows: tuple[Published, ...], origin: str = "baseline") -> float:
+    """The change from one row to a row of another table, as a share of the latter, where both tables have the same `origin`; else NaN."""
+    (ours, mine), (theirs, its) = counterpart(recipe, origin, rows), counterpart(other, origin, rows)
+    if ours is None or theirs is None or mine is None or its is None or mine.values.get(metric) != its.values.get(metric):
+        return math.nan
+    moved = change(ours, theirs, metric)
+    return moved / theirs.values[metric] if theirs.values.get(metric) else math.nan

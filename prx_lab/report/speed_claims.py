@@ -14,7 +14,7 @@ from prx_lab.report.claims import MARGIN, WORDS, interval, verdict
 from prx_lab.report.evidence import NONE, Estimate
 from prx_lab.report.layout import percent
 from prx_lab.report.listing import Listing
-from prx_lab.report.posts import published, share
+from prx_lab.report.posts import required, share
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SpeedFinding:
 
 def findings(device: str = "cpu", root: str | Path = "results") -> tuple[SpeedFinding, ...]:
     """Every claim about speed with its verdict."""
-    found, posts, made = speed.load(device, Path(root) / "benchmarks"), published(), []
+    found, posts, made = speed.load(device, Path(root) / "benchmarks"), required(), []
     for claim in SPEED_CLAIMS:
         post, ours = share(claim.recipe, claim.against, "batches_per_s", posts), measured(claim, found)
         sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign

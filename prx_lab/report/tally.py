@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prx_lab.errors import LabError
@@ -12,6 +13,17 @@ from prx_lab.report.listing import Listing
 
 PART, NOT_ALL, MIXED, UNTESTABLE = "reproduced in part", "not reproduced in part", "mixed", "not testable here"
 ORDER = (REPRODUCED, PART, MIXED, NOT_ALL, NOT, UNDECIDED, MISSING, UNTESTABLE)
+QUALITY, SPEED, NEITHER = "of quality", "of speed", "that nothing here can test"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim, and the measures that say so or the reason why there are none."""
+
+    claim: str
+    kind: str
+    verdict: str
+    why: str
 
 
 def overall(verdicts: Sequence[str]) -> str:
@@ -24,39 +36,52 @@ def overall(verdicts: Sequence[str]) -> str:
     return PART if REPRODUCED in words else NOT_ALL if NOT in words else UNDECIDED
 
 
-def verdicts(scale: str = "cpu", root: str | Path = "results") -> dict[str, tuple[str, str]]:
-    """{claim: (verdict, what decides it)} of every sentence of the post: of quality, of speed, and what nothing here can test.
+def verdicts(scale: str = "cpu", root: str | Path = "results") -> tuple[Verdict, ...]:
+    """Every claim once: those of quality, those of speed, and those that nothing here can test.
 
-    LabError where nothing is recorded at `scale`.
+    LabError where no pair of recipes is recorded at `scale`.
     """
     by_claim: dict[str, list[claims.Finding]] = {}
     for one in claims.findings(scale, root):
         by_claim.setdefault(one.claim.text, []).append(one)
-    if all(one.verdict == MISSING for found in by_claim.values() for one in found):
+    if all(one.verdict == MISSING for found in by_claim.values() for one in found if not one.claim.scale):
         raise LabError(f"No pair of recipes that a claim of the post needs is recorded at {scale} scale yet.")
-    made = {}
-    for text, found in by_claim.items():
-        counts = Counter(one.verdict.partition(":")[0] for one in found)
-        told = ", ".join(f"{counts[word]} {word}" for word in (REPRODUCED, NOT, UNDECIDED, MISSING) if counts[word])
-        at = f" at {found[0].claim.scale}" if found[0].claim.scale else ""
-        made[text] = overall([one.verdict for one in found]), f"{found[0].claim.recipe} / {found[0].claim.against}{at}: {told}"
+    made = [Verdict(text, QUALITY, overall([one.verdict for one in found]), measures(found)) for text, found in by_claim.items()]
     for one in speed_claims.findings(root=root):
-        made[one.claim.text] = overall([one.verdict]), f"benchmark {one.claim.benchmark}: {one.claim.arm} / {one.claim.base}"
-    return made | {text: (UNTESTABLE, why) for text, why in claims.UNTESTABLE}
+        where = f"benchmark {one.claim.benchmark}: {one.claim.arm} / {one.claim.base}"
+        made.append(Verdict(one.claim.text, SPEED, overall([one.verdict]), where))
+    return (*made, *(Verdict(text, NEITHER, UNTESTABLE, why) for text, why in claims.UNTESTABLE))
 
 
-def told(found: dict[str, tuple[str, str]]) -> str:
-    """How many claims have which verdict, in a line."""
-    counts = Counter(verdict for verdict, _ in found.values())
-    return f"{counted(len(found), 'claim')}: {', '.join(f'{counts[word]} {word}' for word in ORDER if counts[word])}."
+def measures(found: Sequence[claims.Finding]) -> str:
+    """How many measures of each pair say what."""
+    pairs: dict[str, Counter[str]] = {}
+    for one in found:
+        pairs.setdefault(claims.pair_of(one.claim), Counter())[one.verdict.partition(":")[0]] += 1
+    return "; ".join(f"{pair}: {counts(words)}" for pair, words in pairs.items())
+
+
+def counts(words: Counter[str]) -> str:
+    """How often each verdict stands there, the best first."""
+    return ", ".join(f"{words[word]} {word}" for word in ORDER if words[word])
+
+
+def told(found: Sequence[Verdict]) -> str:
+    """How many claims of each kind have which verdict, in a line."""
+    parts = []
+    for kind in (QUALITY, SPEED):
+        words = Counter(one.verdict for one in found if one.kind == kind)
+        parts.append(f"{counted(words.total(), 'claim')} {kind}: {counts(words)}")
+    return f"{'; '.join(parts)}; {sum(one.kind == NEITHER for one in found)} {NEITHER}."
 
 
 def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
-    """One line per claim, in the order of the post; LabError as `verdicts`."""
+    """One line per claim, those of quality first, then of speed, then what cannot be tested; LabError as `verdicts`."""
     found = verdicts(scale, root)
     notes = (
         told(found),
-        "In part: some of its measures, and the others are undecided. Mixed: its measures contradict each other. Of a claim with several "
-        "measures, each has its own chance of a wrong verdict; the tables of measures have their intervals.",
+        "In part: some of its measures, and the others are undecided or not recorded. Mixed: its measures contradict each other. Of a "
+        "claim with several measures, each has its own chance of a wrong verdict; the tables of measures have their intervals.",
+        "A line that begins with *advice* or *cited* is no result of the post: it is what the post recommends or quotes.",
     )
-    return Listing(("claim", "verdict", "measures, or why none"), tuple((text, *said) for text, said in found.items()), (), notes)
+    return Listing(("claim", "verdict", "measures, or why none"), tuple((one.claim, one.verdict, one.why) for one in found), (), notes)

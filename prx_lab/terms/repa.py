@@ -144,6 +144,8 @@ class IREPA(Term):
             raise LabError("iREPA compares the tokens of an image, and here it has one; raise scale.grid.")
         tap = tapped(self.depth, recipe.scale.depth)
         if self.projector == "attention":
+            if self.kernel != IREPA.kernel:
+                raise LabError(f"kernel is {self.kernel}, but the projector is attention, which has none; leave it out.")
             if recipe.scale.width % (4 * HEADS):
                 raise LabError(f"Width {recipe.scale.width} over the projector's {HEADS} heads is not a multiple of 4; change scale.width.")
             return

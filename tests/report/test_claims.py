@@ -41,7 +41,7 @@ def test_every_claim_is_tested_by_recipes_that_exist_and_are_run_with_it():
         assert {claim.recipe, claim.against} <= set(RECIPES) and claim.recipe != claim.against
         assert set(claim.metrics) <= set(METRICS) and (not claim.scale or claim.scale in SCALES)
         assert {claim.recipe, claim.against} <= set(GROUPS[{"": "post", MANY: "many-tokens", LONG: "horizon"}[claim.scale]].names)
-    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)
+    assert len({(claim.text, claim.scale) for claim in CLAIMS}) == len(CLAIMS)
 
 
 def test_networks_at_chance_decide_nothing(root):
@@ -60,7 +60,9 @@ def test_a_claim_has_the_posts_numbers_or_a_direction_and_not_both():
     posts = published()
     for claim in CLAIMS:
         printed = [not math.isnan(claims.printed(claim, metric, posts)) for metric in claim.metrics]
-        assert all(printed) if claim.sign is None else claim.sign in (-1, 0, 1)
+        assert all(printed) if claim.sign is None else claim.sign in (-1, 0, 1) and (claim.sign == 0 or not any(printed))
+    assert claims.printed(claims.Claim("", "flux2", "repa-dense"), "fid", posts) == pytest.approx(12.07 / 14.64 - 1)  # of two tables
+    assert math.isnan(claims.printed(claims.Claim("", "tread", "jit"), "fid", posts))  # two baselines
     assert claims.printed(CLAIMS[0], "fid", posts) == pytest.approx(14.64 / 18.2 - 1)
 
 

@@ -351,7 +351,9 @@ def test_speedups_pair_seeds_and_have_an_interval_where_all_arrive(tmp_path):
         ((2.0, 2.1, 2.05), (), "missed"),
         ((2.0, 4.0), (), "undecided"),
         ((9.0,), (), "undecided: one seed"),
-        ((9.0, 9.1), (1.0,), "missed: 1 of 3 never arrive"),
+        ((2.0, 2.1), (1.0,), "missed: 1 of 3 never arrive"),
+        ((9.0, 9.1), (1.0,), "undecided: 1 of 3 never arrive"),
+        ((), (3.5,), "undecided: 1 of 1 never arrive"),
         ((), (), "not recorded yet"),
     ],
 )

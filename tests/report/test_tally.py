@@ -39,13 +39,30 @@ def test_every_sentence_has_one_line_and_the_counts_add_up(tmp_path):
     for seed in range(2):
         write_run(tmp_path, "baseline", seed, fid=2.0 + 0.1 * seed)
         write_run(tmp_path, "muon", seed, fid=1.0 + 0.05 * seed)
-    found = tally.verdicts("cpu", tmp_path)
-    assert len(found) == len(claims.CLAIMS) + len(SPEED_CLAIMS) + len(claims.UNTESTABLE)
-    assert found["Muon improves quality"][1].startswith("muon / baseline: ") and found["short captions harm"][0] == MISSING
-    counts = [int(part.split()[0]) for part in tally.told(found).partition(": ")[2].split(", ")]
-    assert sum(counts) == len(found) == len(tally.table("cpu", tmp_path).rows)
+    found = {one.claim: one for one in tally.verdicts("cpu", tmp_path)}
+    texts = {claim.text for claim in claims.CLAIMS} | {claim.text for claim in SPEED_CLAIMS} | {text for text, _ in claims.UNTESTABLE}
+    assert found.keys() == texts and len(found) == len(tally.table("cpu", tmp_path).rows)
+    assert found["Muon improves quality"].why.startswith("muon / baseline: ") and found["short captions harm"].verdict == MISSING
+    quality, speed, rest = tally.told(tuple(found.values())).split("; ")
+    for part, kind in ((quality, tally.QUALITY), (speed, tally.SPEED)):
+        head, _, counts = part.partition(": ")
+        assert int(head.split()[0]) == sum(one.kind == kind for one in found.values()) == sum(int(c.split()[0]) for c in counts.split(", "))
+    assert rest == f"{len(claims.UNTESTABLE)} {tally.NEITHER}."
 
 
-def test_without_records_it_says_so(tmp_path):
+def test_a_claim_at_two_scales_is_one_claim(tmp_path):
+    for scale, stopped in (("cpu", 1.0), (claims.LONG, 3.0)):
+        for seed in range(3):
+            write_run(tmp_path, "repa-dense", seed, fid=2.0 + 0.01 * seed, scale=scale)
+            write_run(tmp_path, "repa-stop", seed, fid=stopped + 0.01 * seed, scale=scale)
+    [one] = [one for one in tally.verdicts("cpu", tmp_path) if "switched off" in one.claim]
+    assert one.verdict == MIXED
+    assert one.why == f"repa-stop / repa-dense: 1 {REPRODUCED}; repa-stop / repa-dense at {claims.LONG}: 1 {NOT}"
+
+
+def test_without_records_of_the_scale_it_says_so(tmp_path):
+    for seed in range(2):
+        for name in ("jit", "jit-tread"):
+            write_run(tmp_path, name, seed, 2.0, scale=claims.MANY)
     with pytest.raises(LabError, match="No pair of recipes .* at cpu scale yet"):
         tally.table("cpu", tmp_path)

@@ -208,6 +208,7 @@ def test_in_a_route_the_kept_tokens_are_compared_with_their_own_targets():
         (dict(kernel=2), "odd"),
         (dict(kernel=-1), "odd"),
         (dict(projector="mlp"), "convolution or attention"),
+        (dict(projector="attention", kernel=5), "leave it out"),
     ],
 )
 def test_wrong_settings_are_refused(change, word):

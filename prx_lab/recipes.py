@@ -118,7 +118,7 @@ RECIPES: dict[str, Recipe] = {
     "muon-high-lr": BASE.but(optim=Muon(lr_scale=2.0)),
     "muon-higher-lr": BASE.but(optim=Muon(lr_scale=4.0)),
     "muon-highest-lr": BASE.but(optim=Muon(lr_scale=8.0)),
-    "muon-16-lr": BASE.but(optim=Muon(lr_scale=16.0)),  # beyond the highest, which was the best
+    "muon-16-lr": BASE.but(optim=Muon(lr_scale=16.0)),  # beyond the rates that were tried first
     "low-lr": BASE.but(optim=AdamW(lr_scale=0.5)),
     "high-lr": FASTER,
     "higher-lr": BASE.but(optim=AdamW(lr_scale=4.0)),

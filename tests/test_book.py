@@ -246,6 +246,14 @@ def test_the_first_figure_shows_the_posts_rows_and_says_its_numbers_in_words(tmp
     assert "_generated/forest.png" in told and "muon 0.50" in told and "muon-low-lr" not in told and (out / "forest.png").exists()
 
 
+def test_the_claims_stand_in_a_line_where_a_pair_is_recorded_and_nowhere_else(tmp_path):
+    write_run(tmp_path, "baseline", 0, 20.0, scale="cpu")
+    assert prx_results.claimed(records(tmp_path), tmp_path) == prx_results.claimed((), tmp_path) == ""
+    write_run(tmp_path, "muon", 0, 10.0, scale="cpu")
+    told = prx_results.claimed(records(tmp_path), tmp_path)
+    assert "not recorded yet" in told and "(notebooks/04_the_evidence.ipynb)" in told and told.count("claims of ") == 2
+
+
 def test_cards_name_a_technique_and_no_control(tmp_path):
     for name, fid in (("baseline", 21.0), ("muon", 18.0), ("no-guidance", 10.0)):
         write_run(tmp_path, name, 0, fid, scale="cpu")

@@ -19,7 +19,7 @@ from prx_lab.report.columns import DISTANCES, METRICS, Metric, columns
 from prx_lab.report.comparable import alike, kind, repeated
 from prx_lab.report.evidence import NONE, Estimate, change, shares
 from prx_lab.report.family import Noise, noise
-from prx_lab.report.layout import counted, percent
+from prx_lab.report.layout import bound, counted, percent
 from prx_lab.report.listing import Listing
 from prx_lab.report.posts import Published, across, required, share
 from prx_lab.report.table import choose
@@ -261,7 +261,7 @@ def interval(found: Estimate) -> str:
         low = f"{1 + found.lo:.0f}" if found.lo > LARGE else f"{max(1 + found.lo, 0):.1f}"
         ends = "" if math.isnan(found.lo) else f" [{low}, {1 + found.hi:.0f}]"
         return f"× {1 + found.mean:.0f}{ends}"
-    ends = "" if math.isnan(found.lo) else f" [{percent(found.lo, '')}, {percent(found.hi, '')}]"
+    ends = "" if math.isnan(found.lo) else f" [{bound(found.lo)}, {bound(found.hi)}]"
     return percent(found.mean) + ends
 
 

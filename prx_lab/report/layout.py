@@ -30,6 +30,12 @@ def percent(value: float, unit: str = " %") -> str:
     return minus("+0" if text == "-0" else text) + unit
 
 
+def bound(value: float) -> str:
+    """The end of an interval in per cent without the unit: whole, but for one that would round to zero and so lose its side."""
+    text = percent(value, "")
+    return minus(f"{100 * value:+.1g}") if text == "+0" and value else text
+
+
 def counted(n: int, noun: str) -> str:
     """A number with its noun, in the plural where it is not one."""
     return f"{n} {noun}{'s' * (n != 1)}"

@@ -74,6 +74,14 @@ def test_every_row_of_the_posts_tables_is_a_claim():
     assert all(reason.endswith(".") for _, reason in claims.UNTESTABLE)
 
 
+def test_the_end_of_an_interval_keeps_its_side():
+    assert claims.interval(Estimate(3, -0.3, -0.51, -0.003)) == "−30 % [−51, −0.3]"
+    assert (
+        claims.interval(Estimate(3, 0.2, 0.0004, 0.4)) == "+20 % [+0.04, +40]"
+        and claims.interval(Estimate(3, 0.0, -0.1, 0.0)) == "+0 % [−10, +0]"
+    )
+
+
 # ------------------------------------------------------------------------------------------------ verdicts
 @pytest.mark.parametrize(
     "sign, post, interval, expected",

@@ -24,6 +24,7 @@ SIXTEEN = GUIDED.but(rule=ProgressiveDistillation(16), time=Uniform())
 EIGHT = GUIDED.but(rule=ProgressiveDistillation(8), time=Uniform())
 FASTER = BASE.but(optim=AdamW(lr_scale=2.0))
 JIT = BASE.but(space="pixels", predict="x", bottleneck=32, time=LogitNormal(mean=0.8, std=0.8, uniform=0.0))
+JIT_MUON = JIT.but(optim=Muon(lr_scale=8.0))
 SHORT, CAMERA, POLISHED = Reference(captions="short"), Reference(style="photo"), Reference(style="polished")
 UNSEEN = Reference(split="heldout")
 MIXED = BASE.then(0.8, BASE.but(captions="mixed"))
@@ -92,6 +93,9 @@ RECIPES: dict[str, Recipe] = {
     "jit-tread-light": JIT.but(router=TREAD(rate=0.75)),
     "jit-tread-short": JIT.but(router=TREAD(start=0.25, end=0.75)),
     "jit-sprint": JIT.but(router=SPRINT()).then(0.9, JIT.but(router=SPRINT(rate=1.0))),
+    "jit-muon": JIT_MUON,  # follows its captions where `jit` does not yet: at 1024 tokens
+    "jit-muon-tread": JIT_MUON.but(router=TREAD()),
+    "jit-muon-sprint": JIT_MUON.but(router=SPRINT()).then(0.9, JIT_MUON.but(router=SPRINT(rate=1.0))),
     # data
     "short-captions": BASE.but(captions="short"),
     "short-captions-short-prompts": BASE.but(captions="short", reference=SHORT),
@@ -168,9 +172,10 @@ FAR = ("short-captions", "jit-v", "jit-v-no-bottleneck")  # tens of times as far
 EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared with, at its scale of guidance
 GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
 MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
-ROUTES = (*MANY_TOKENS, "jit-tread-half-guidance", "jit-tread-light", "jit-tread-short")
+MUON_ROUTES = ("jit-muon", "jit-muon-tread", "jit-muon-sprint")
+ROUTES = (*MANY_TOKENS, "jit-tread-half-guidance", "jit-tread-light", "jit-tread-short", *MUON_ROUTES)
 SHORT_RUNS = ("baseline", "bf16", "muon", "muon-highest-lr", "speedrun", "speedrun-no-tread", "speedrun-tuned", "speedrun-tuned-both")
-LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun")  # at a long horizon: cpu-standard, cpu-long
+LATE = ("baseline", "repa-dense", "repa-stop", "bf16", "speedrun-tuned")  # at a long horizon: cpu-standard
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,9 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "jit-tread-sparse": {"space", "predict", "bottleneck", "time", "router", "guidance"},
     "jit-tread-half-guidance": {"space", "predict", "bottleneck", "time", "router", "guidance"},
     "jit-sprint": {"space", "predict", "bottleneck", "time", "router", "phases[0]"},
+    "jit-muon": {"space", "predict", "bottleneck", "time", "optim"},
+    "jit-muon-tread": {"space", "predict", "bottleneck", "time", "optim", "router"},
+    "jit-muon-sprint": {"space", "predict", "bottleneck", "time", "optim", "router", "phases[0]"},
     # data
     "short-captions": {"captions"},
     "short-captions-short-prompts": {"captions", "reference"},

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from prx_lab import machine
 from prx_lab.errors import LabError
 from prx_lab.record import CHECKOUT, ERROR, Record, append_json, env, find_root, plain, records, write_json, write_text
-from prx_lab.report.claims import noises
 from prx_lab.report.comparable import repeated
+from prx_lab.report.pairs import noises
 from prx_lab.report.posts import counterpart, published
 from tests.made_up import write_run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from prx_lab.errors import LabError
 from prx_lab.recipes import GLANCE
 from prx_lab.record import Record
-from prx_lab.report import claims, tally
+from prx_lab.report import pairs, tally
 from prx_lab.report.arrival import speedup
 from prx_lab.report.columns import columns
 from prx_lab.report.forest import forest, ranked
@@ -91,7 +91,7 @@ def sooner(scale: str, base: str, best: str, judge: str, records: Sequence[Recor
 
     Steps are exact, while seconds depend on what else the machine did.
     """
-    found = speedup(*claims.pair(tuple(records), best, base, scale), "step")
+    found = speedup(*pairs.pair(tuple(records), best, base, scale), "step")
     if math.isnan(found.interval.mean):
         return []
     told = "" if found.interval.lo > 1 or found.interval.hi < 1 else ", undecided"

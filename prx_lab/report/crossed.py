@@ -12,11 +12,11 @@ from prx_lab.errors import LabError
 from prx_lab.record import Record, records
 from prx_lab.report import luck
 from prx_lab.report.arrival import factor
-from prx_lab.report.claims import changed, noises, pair
 from prx_lab.report.columns import columns
 from prx_lab.report.evidence import Estimate, change
 from prx_lab.report.family import Noise
 from prx_lab.report.listing import Listing
+from prx_lab.report.pairs import changed, noises, pair
 
 Pair = tuple[str, str]  # a recipe and what it is held against
 
@@ -38,7 +38,7 @@ class Crossing:
 def crossing(found: tuple[Record, ...], first: Pair, second: Pair, metric: str, whole: Noise, scale: str = "cpu") -> Crossing | None:
     """What a metric's ratio of the pair `first` becomes in the pair `second`; None where the four share no seed or are judged otherwise.
 
-    A seed counts where all four values are above zero. Intervals are those of `claims.changed` with the noise `whole` of the scale; that
+    A seed counts where all four values are above zero. Intervals are those of `pairs.changed` with the noise `whole` of the scale; that
     of the last has the noise of all four trainings and, where they are recorded, the luck of images of both pairs, as if the two were
     independent. LabError unless all four recipes differ: of two pairs with a recipe in common that one's noise would be counted twice.
     """

@@ -11,13 +11,13 @@ from prx_lab.errors import LabError
 from prx_lab.record import records
 from prx_lab.report import clock, fidelity, luck
 from prx_lab.report.arrival import at_equal_time, factor, geometric, speedup
-from prx_lab.report.claims import base_of, noises, of_recipe
 from prx_lab.report.columns import QUALITY, columns
 from prx_lab.report.comparable import alike, judged
 from prx_lab.report.evidence import detectable, error, typical_sd
 from prx_lab.report.family import Noise, Variance, noise
 from prx_lab.report.layout import percent
 from prx_lab.report.listing import Listing, Note
+from prx_lab.report.pairs import base_of, noises, of_recipe, pair
 from prx_lab.report.table import Table
 from prx_lab.scales import SCALES, Scale, along
 
@@ -168,7 +168,7 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
     base = base_of(found, scale, baseline)
     ends, rows = {run.seed: run for run in base}, []
     for name in sorted({run.name for run in found if not recipes or run.name in recipes} - {baseline}):
-        runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))
+        runs, _ = pair(found, name, baseline, scale)
         steps, seconds = (speedup(runs, base, against) for against in ("step", "seconds"))
         if steps.n:
             rates = [clock.images_per_second(run) / clock.images_per_second(ends[run.seed]) for run in runs if run.seed in ends]
@@ -203,7 +203,7 @@ def sooner(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: st
     found, rows = records(root, scale).found, []
     base = base_of(found, scale, baseline)
     for name in recipes:
-        runs = tuple(run for run in of_recipe(found, name, scale) if alike(run, base[0]))
+        runs, _ = pair(found, name, baseline, scale)
         seconds, steps = (speedup(runs, base, against) for against in ("seconds", "step"))
         if steps.n:
             rows.append((name, str(steps.n), seconds.text, seconds.verdict(goal), steps.text, steps.verdict(goal)))

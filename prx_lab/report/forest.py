@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from prx_lab.errors import LabError
 from prx_lab.record import records
 from prx_lab.report import luck
-from prx_lab.report.claims import MANY, base_of, changed, noises, of_recipe
+from prx_lab.report.claims import MANY
 from prx_lab.report.columns import METRICS, Metric, columns
 from prx_lab.report.comparable import alike
 from prx_lab.report.evidence import Estimate
+from prx_lab.report.pairs import base_of, changed, noises, of_recipe
 from prx_lab.report.posts import published, share
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 

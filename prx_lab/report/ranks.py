@@ -11,10 +11,11 @@ import numpy as np
 from prx_lab.errors import LabError
 from prx_lab.metrics.stats import percentile
 from prx_lab.record import records
-from prx_lab.report.claims import MANY, measured, noises, seed_by_seed
+from prx_lab.report.claims import MANY
 from prx_lab.report.columns import METRICS, columns
 from prx_lab.report.layout import NOTHING, minus
 from prx_lab.report.listing import Listing
+from prx_lab.report.pairs import measured, noises, seed_by_seed
 from prx_lab.report.posts import published
 from prx_lab.show import COLOURS, GREY, Plot, figure
 

@@ -13,7 +13,7 @@ from scipy import stats
 from prx_lab.errors import LabError
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import records, write_json, write_lines
-from prx_lab.report import claims, family, findings, ranks
+from prx_lab.report import claims, family, findings, pairs, ranks
 from prx_lab.report.claims import CLAIMS, LONG, MANY, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
 from prx_lab.report.columns import METRICS
 from prx_lab.report.evidence import Estimate, detectable, error
@@ -204,17 +204,17 @@ def test_rows_with_one_seed_are_counted_and_open_and_no_other_scale_is_among_the
 
 def test_a_distance_is_a_share_of_what_lies_above_real_images(root):
     """The floor is 5 of the baseline's 20: a FID of 16 is 4 of 15 away."""
-    whole = claims.noises(records(root).found, "cpu", "fid")
-    plain = claims.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu", whole)
+    whole = pairs.noises(records(root).found, "cpu", "fid")
+    plain = pairs.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu", whole)
     for path in (root / "cpu").glob("baseline-*/seed*/eval.json"):
         told = json.loads(path.read_text())
         write_json(path, told | {"ceiling": told["ceiling"] | {"fid": {"value": 5.0}}})
-    above = claims.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu", whole)
+    above = pairs.measured(records(root).found, "repa-dense", "baseline", "fid", "cpu", whole)
     for end in ("mean", "lo", "hi"):
         assert getattr(above, end) == pytest.approx(getattr(plain, end) / 0.75)
-    assert claims.reach(records(root).found[:0], "fid") == 1
-    base = claims.of_recipe(records(root).found, "baseline", "cpu")
-    assert claims.reach(base, "composition") == 1  # a share of right answers has no floor to take away
+    assert pairs.reach(records(root).found[:0], "fid") == 1
+    base = pairs.of_recipe(records(root).found, "baseline", "cpu")
+    assert pairs.reach(base, "composition") == 1  # a share of right answers has no floor to take away
     for path in (root / "cpu").glob("baseline-*/seed*/eval.json"):
         write_json(path, json.loads(path.read_text()) | {"ceiling": {"fid": {"value": 30.0}}})
     near = next(f for f in claims.findings(root=root) if f.claim.recipe == "repa" and f.metric.name == "fid")
@@ -251,12 +251,12 @@ def test_a_recipe_judged_on_other_images_tests_no_claim(root):
 
 
 def test_a_recipe_whose_scale_was_changed_tests_no_claim(root):
-    before = claims.noises(records(root).found, "cpu", "fid").typical
+    before = pairs.noises(records(root).found, "cpu", "fid").typical
     for seed in range(3):
         folder = write_run(root, "sprint", seed, 5.0 + 40 * seed)
         write_json(folder / "recipe.json", {"type": "Recipe", "scale": asdict(SCALES["cpu"]) | {"steps": 20}})
     assert {one.verdict for one in claims.findings("cpu", root, ("sprint",))} == {claims.APART}
-    after = claims.noises(records(root).found, "cpu", "fid").typical
+    after = pairs.noises(records(root).found, "cpu", "fid").typical
     assert (after.value, after.freedom) == pytest.approx((before.value, before.freedom))
     table = Table.of("cpu", root=root)
     assert "trained at other settings, so without a difference: sprint." in repr(table)
@@ -331,12 +331,12 @@ def test_a_change_of_more_than_ten_times_is_told_as_a_factor():
 def test_a_run_that_borrows_its_weights_tells_nothing_about_the_luck_of_training(root):
     """The same network judged otherwise has the same luck: counting it again would make the noise look better known than it is."""
     shown = lambda: findings.noise_of(Table.of("cpu", metrics=["fid"], root=root), "fid")  # noqa: E731
-    alone = claims.noises(records(root).found, "cpu", "fid"), shown()
+    alone = pairs.noises(records(root).found, "cpu", "fid"), shown()
     for seed, luck in enumerate((1.0, 1.1, 0.9)):
         folder = write_run(root, "half-guidance", seed, 5.0 * luck)
         env = json.loads((folder / "env.json").read_text())
         write_json(folder / "env.json", env | {"trained": {"run": f"cpu/baseline-0123abcd/seed{seed}", "env": env}})
-    for then, now in zip(alone, (claims.noises(records(root).found, "cpu", "fid"), shown())):
+    for then, now in zip(alone, (pairs.noises(records(root).found, "cpu", "fid"), shown())):
         assert (then.typical, then.freedom) == (now.typical, now.freedom)
-    one = claims.measured(records(root).found, "half-guidance", "baseline", "fid", "cpu", claims.noises(records(root).found, "cpu", "fid"))
+    one = pairs.measured(records(root).found, "half-guidance", "baseline", "fid", "cpu", pairs.noises(records(root).found, "cpu", "fid"))
     assert one.n == 3 and one.lo < one.mean < one.hi  # and it has the noise that the others teach

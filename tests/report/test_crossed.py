@@ -8,8 +8,8 @@ import pytest
 from prx_lab.errors import LabError
 from prx_lab.record import records, write_json
 from prx_lab.report import crossed
-from prx_lab.report.claims import noises
 from prx_lab.report.evidence import change
+from prx_lab.report.pairs import noises
 from tests.made_up import write_run
 
 LUCK, NOISE = (1.0, 1.1, 0.9), (1.0, 1.02, 0.98)

@@ -8,10 +8,10 @@ import pytest
 
 from prx_lab.errors import LabError
 from prx_lab.record import records, write_json
-from prx_lab.report.claims import noises
 from prx_lab.report.columns import METRICS
 from prx_lab.report.evidence import change
 from prx_lab.report.forest import BETTER, POST, WORSE, branches, forest, ranked, verdicts
+from prx_lab.report.pairs import noises
 from prx_lab.show import GREY
 from tests.made_up import write_run
 

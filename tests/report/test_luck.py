@@ -14,7 +14,7 @@ from prx_lab.metrics.fid import fid, fid_influences
 from prx_lab.metrics.mmd import mmd, mmd_influences
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, records, write_json
-from prx_lab.report import claims, findings, luck
+from prx_lab.report import claims, findings, luck, pairs
 from prx_lab.report.evidence import change
 from prx_lab.report.family import Variance, noise
 from prx_lab.report.forest import forest
@@ -186,5 +186,5 @@ def test_claims_and_figures_hold_the_luck_of_images_and_tell_where_it_is(board):
     shown = [float(text.removeprefix("× ")) for text in row[2:]]
     assert row[:2] == ("lab-FID ↓", "1") and shown[1] == pytest.approx(math.exp(math.sqrt(8 / n)), abs=0.02)
     assert shown[2] == pytest.approx(math.exp(2 / math.sqrt(n)), abs=0.02) and shown[2] < shown[1]
-    whole = claims.noises(records(board).found, "cpu", "fid").between(*(next(board.glob(f"cpu/{x}-*")).name for x in ("muon", "baseline")))
+    whole = pairs.noises(records(board).found, "cpu", "fid").between(*(next(board.glob(f"cpu/{x}-*")).name for x in ("muon", "baseline")))
     assert row[5] == f"× {math.exp(math.sqrt(whole.value / 3)):.2f}"

@@ -175,7 +175,7 @@ MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a sca
 MUON_ROUTES = ("jit-muon", "jit-muon-tread", "jit-muon-sprint")
 ROUTES = (*MANY_TOKENS, "jit-tread-half-guidance", "jit-tread-light", "jit-tread-short", *MUON_ROUTES)
 SHORT_RUNS = ("baseline", "bf16", "muon", "muon-highest-lr", "speedrun", "speedrun-no-tread", "speedrun-tuned", "speedrun-tuned-both")
-LATE = ("baseline", "repa-dense", "repa-stop", "bf16", "speedrun-tuned")  # at a long horizon: cpu-standard
+LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun-tuned")  # at a long horizon: cpu-standard
 
 
 @dataclass(frozen=True)

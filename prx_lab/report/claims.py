@@ -36,8 +36,8 @@ UNTAUGHT = f"{UNDECIDED}: captions hardly followed yet"
 class Claim:
     """One sentence of the post, and the pair of recipes that tests it; its numbers are the post's where it printed some.
 
-    `sign` of the change is for claims in words: -1 lower, +1 higher, 0 no change beyond MARGIN. A claim that is tested at two scales
-    stands there twice.
+    `sign` of the change is for claims in words: -1 lower, +1 higher, 0 no change beyond MARGIN. A claim that two pairs test, or one
+    pair at two scales, stands there twice.
     """
 
     text: str
@@ -46,6 +46,7 @@ class Claim:
     metrics: tuple[str, ...] = DISTANCES
     sign: int | None = None
     scale: str = ""  # another scale than that of the table
+    rows: tuple[str, str] | None = None  # recipes with the post's numbers, where those are not the pair's
 
 
 CLAIMS = (
@@ -71,8 +72,11 @@ CLAIMS = (
     Claim("cited: self-guidance beats plain guidance of routed models at its scale", "tread-self-guided", "tread", ("fid",), -1),
     Claim("cited: sparse guidance beats plain guidance of routed models at its scale", "tread-sparse", "tread-half-guidance", ("fid",), -1),
     Claim("TREAD at 1024 tokens improves quality", "jit-tread", "jit", scale=MANY),
+    Claim("TREAD at 1024 tokens improves quality", "jit-muon-tread", "jit-muon", scale=MANY, rows=("jit-tread", "jit")),
     Claim("SPRINT at 1024 tokens improves quality", "jit-sprint", "jit", scale=MANY),
+    Claim("SPRINT at 1024 tokens improves quality", "jit-muon-sprint", "jit-muon", scale=MANY, rows=("jit-sprint", "jit")),
     Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-tread", "jit-sprint", scale=MANY),
+    Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-muon-tread", "jit-muon-sprint", scale=MANY, rows=("jit-tread", "jit-sprint")),
     Claim("short captions harm", "short-captions"),
     Claim("advice: finish on mixed captions for short prompts", "mixed-finish-short-prompts", "long-short-prompts", ("fid",), -1),
     Claim("camera images instead of synthetic: FID down, the others up", "camera", "render-on-camera"),
@@ -80,6 +84,7 @@ CLAIMS = (
     Claim("and leaves the rest as it was", "sft", metrics=("composition",), sign=0),
     Claim("Muon improves quality", "muon"),
     Claim("weights stored in bf16 harm", "bf16"),
+    Claim("weights stored in bf16 harm", "bf16", scale=LONG),
 )
 
 UNTESTABLE = (
@@ -141,8 +146,9 @@ def early(runs: Sequence[Record]) -> bool:
 
 def printed(claim: Claim, metric: str, posts: tuple[Published, ...]) -> float:
     """The post's change of a metric as a share of its baseline; NaN where it printed none."""
-    found = share(claim.recipe, claim.against, metric, posts)
-    return across(claim.recipe, claim.against, metric, posts) if math.isnan(found) else found
+    recipe, against = claim.rows or (claim.recipe, claim.against)
+    found = share(recipe, against, metric, posts)
+    return across(recipe, against, metric, posts) if math.isnan(found) else found
 
 
 def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:

@@ -271,12 +271,16 @@ def test_cards_compare_equal_seeds(tmp_path):
 
 def test_a_card_says_how_many_times_sooner_and_takes_one_recipe_of_a_name(tmp_path):
     id = current_id("muon", "cpu")
-    for name, seed, fid, own in (("baseline", 0, 21.0, "00000000"), ("muon", 0, 11.0, id), ("muon", 1, 0.5, "older000")):
+    for name, seed, fid, own in (("baseline", 0, 21.0, "00000000"), ("muon", 0, 11.0, id), ("muon", 2, 0.5, "older000")):
         write_run(tmp_path, name, seed, fid, id=own)
-    write_run(tmp_path, "baseline", 1, 21.0, id="00000000")
+    for seed in (1, 2):
+        write_run(tmp_path, "baseline", seed, 21.0, id="00000000")
     cards = prx_results.number_cards(records(tmp_path), tmp_path)
-    assert "2.00 ×" in cards and "muon, 2.00 over 1 seed" in cards and "right shape and colour (muon" in cards
-    write_run(tmp_path, "muon", 1, 31.0, id=id)  # a seed that never arrives
+    assert "sooner" not in cards and "right shape and colour (muon" in cards  # one seed has no interval
+    write_run(tmp_path, "muon", 1, 11.5, id=id)
+    cards = prx_results.number_cards(records(tmp_path), tmp_path)
+    assert re.search(r"1\.9\d ×", cards) and "baseline's final lab-FID: muon, 1.9" in cards and "over 2 seeds" in cards
+    write_run(tmp_path, "muon", 2, 31.0, id=id)  # a seed that never arrives
     assert "sooner" not in prx_results.number_cards(records(tmp_path), tmp_path)
 
 

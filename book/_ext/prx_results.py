@@ -9,8 +9,9 @@ from html import escape
 from pathlib import Path
 
 from prx_lab.errors import LabError
-from prx_lab.recipes import GLANCE
+from prx_lab.recipes import GLANCE, STACKS
 from prx_lab.record import Record
+from prx_lab.record import records as find_records
 from prx_lab.report import pairs, tally
 from prx_lab.report.arrival import speedup
 from prx_lab.report.columns import columns
@@ -72,7 +73,7 @@ def comparison_cards(table: Table, records: Sequence[Record]) -> list[tuple[str,
     delta = f"{fid.show(mean, True)} [{fid.show(lo, True)}, {fid.show(hi, True)}] over {seeds} seeds"
     sure = "one seed, no interval" if math.isnan(lo) else f"difference {delta}"
     cards = [(f"{before} → {after}", f"{fid.title}, baseline → {best.label}, {told(table.scale)}: {sure}")]
-    cards += sooner(table.scale, base.label, best.label, fid.title, records)
+    cards += sooner(table.scale, base.label, fid.title, records)
     right = best.cells["composition"].mean
     if not math.isnan(right):
         real = metric["composition"].show(table.ceiling.get("composition", math.nan))
@@ -86,17 +87,18 @@ def pair(cell: Cell) -> tuple[float, float]:
     return tuple(statistics.fmean(values[seed] for seed in cell.common) if cell.common else math.nan for values in (cell.base, cell.values))
 
 
-def sooner(scale: str, base: str, best: str, judge: str, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """How many times sooner the challenger has the baseline's final quality; nothing where some seed never has it.
+def sooner(scale: str, base: str, judge: str, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """How many times sooner a technique or a stack has the baseline's final quality, of those whose interval says sooner the surest.
 
-    Steps are exact, while seconds depend on what else the machine did.
+    Nothing where there is none. Steps are exact, while seconds depend on what else the machine did.
     """
-    found = speedup(*pairs.pair(tuple(records), best, base, scale), "step")
-    if math.isnan(found.interval.mean):
+    known = {name: speedup(*pairs.pair(tuple(records), name, base, scale), "step") for name in sorted({*GLANCE, *STACKS} - {base})}
+    sure = {name: one for name, one in known.items() if one.interval.lo > 1}
+    if not sure:
         return []
-    told = "" if found.interval.lo > 1 or found.interval.hi < 1 else ", undecided"
-    text = f"sooner, in steps, at the baseline's final {judge}: {best}, {found.text} over {found.n} seed{'s' * (found.n > 1)}{told}"
-    return [(f"{found.interval.mean:.2f} ×", text)]
+    name = max(sure, key=lambda name: sure[name].interval.lo)
+    text = f"sooner, in steps, at the baseline's final {judge}: {name}, {sure[name].text} over {sure[name].n} seeds"
+    return [(f"{sure[name].interval.mean:.2f} ×", text)]
 
 
 # -------------------------------------------------------------------------------------------- scoreboard
@@ -113,7 +115,7 @@ def scoreboards(records: Sequence[Record], root: Path, pages: Mapping[str, str])
 
 def board(scale: str, root: Path, pages: Mapping[str, str]) -> str:
     """The table of a scale as HTML whose columns a script can sort: a body per recipe, so that its lines stay together."""
-    table = Table.of(scale, root=root)
+    table = Table.of(scale, baseline=compared(scale, root), root=root)
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in ("recipe", "n", *(metric.head for metric in table.metrics)))
     notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes) + missing(table, pages)
     caption = f"Every recorded recipe at {told(scale)}"
@@ -122,6 +124,12 @@ def board(scale: str, root: Path, pages: Mapping[str, str]) -> str:
         f'<table class="prx-table prx-sortable">\n<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
         f'{"".join(bodies(table, pages))}</table>\n</div>\n<div class="prx-notes">{notes}</div>\n```\n'
     )
+
+
+def compared(scale: str, root: Path) -> str:
+    """What the rows of a scale are held against: the baseline, or the one in pixels where that alone is recorded."""
+    names = {record.name for record in find_records(root, scale)}
+    return "jit" if "jit" in names and "baseline" not in names else "baseline"
 
 
 def missing(table: Table, wanted: Iterable[str]) -> str:
@@ -152,7 +160,7 @@ def sort_keys(table: Table) -> list[str]:
 
 def broken(text: str) -> str:
     """A cell as HTML, its interval and its number of seeds on lines of their own: columns stay narrow."""
-    return escape(text).replace(" [", "<br>[").replace(" (n=", "<br>(n=")
+    return escape(text).replace(" [", "<br>[").replace(" (n=", "<br>(n=").replace(" reach it", "<br>reach it")
 
 
 def line_html(line: Line, pages: Mapping[str, str]) -> str:

@@ -25,8 +25,7 @@ def notes(found: Records, groups: Mapping[str, "Runs"], rows: Sequence["Row"], s
     most = max((len(row.seeds) for row in rows if row.is_baseline), default=0)
     behind = [f"{row.label} ({len(row.seeds)})" for row in rows if 0 < len(row.seeds) < most]
     if behind:
-        named = ", ".join(behind) if len(behind) <= MANY else f"{len(behind)} rows, see n"
-        lines.append(f"Fewer than the baseline's {most} seeds: {named}.")
+        lines.append(f"Fewer than the baseline's {most} seeds: {few(behind, 'see n')}.")
     lines += shared(rows, shown) + sees(rows, shown)
     apart = [label for label, runs in groups.items() if runs and base and not all(alike(run, base[0]) for run in runs)]
     if apart:
@@ -85,12 +84,17 @@ def sees(rows: Sequence["Row"], shown: Sequence[Metric]) -> list[str]:
     return [f"With {n} {head} {', '.join(found)}." for n, found in told.items()]
 
 
+def few(names: Sequence[str], where: str = "see their env.json") -> str:
+    """Names one after the other, or their number and where they can be seen where they are too many for a note."""
+    return ", ".join(names) if len(names) <= MANY else f"{len(names)} rows, {where}"
+
+
 def versions(groups: Mapping[str, "Runs"]) -> list[str]:
     """Rows whose seeds have different code, and rows whose code is not that of the baseline (the first) at the same seed."""
     mixed = sorted(label for label, runs in groups.items() if len({commits(run) for run in runs}) > 1)
     base = {run.seed: commits(run) for run in next(iter(groups.values()))}
     other = sorted(label for label, runs in groups.items() if any(commits(run) != base.get(run.seed, commits(run)) for run in runs))
-    lines = [f"Seeds recorded with different versions of the code: {', '.join(mixed)}. Their speeds do not compare."] * bool(mixed)
-    told = f"Recorded with other code than the baseline's same seed: {', '.join(other)}."
+    lines = [f"Seeds recorded with different versions of the code: {few(mixed)}. Their speeds do not compare."] * bool(mixed)
+    told = f"Recorded with other code than the baseline's same seed: {few(other)}."
     told = f"{told} Speeds do not compare; whether the code moves a result is seen in runs that were trained again (page 02)."
     return lines + [told] * bool(other)

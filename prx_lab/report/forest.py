@@ -122,7 +122,7 @@ def forest(
     some = any(one.images for one in found)
     told = {"seeds of all rows": [str(seed) for seed in sorted(seeds)]}
     told["not recorded with such a seed" if seeds else f"not recorded with a seed of {baseline}, or judged otherwise"] = missing
-    told["without the luck of images"] = narrow if some or not narrow else ["all"]
+    told["interval without the luck of the judged images"] = narrow if some or not narrow else ["all"]
     wide = 100 - max(len(one.name) for one in found)  # the axis begins behind the longest name
     below = [line for words, them in told.items() if them for line in textwrap.wrap(f"{words}: {', '.join(them)}", wide)]
     made, axes = figure(6.6, 0.9 + 0.24 * len(found) + 0.15 * len(below))
@@ -140,7 +140,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     for place, one in enumerate(found):
         colour = COLOUR[one.verdict(metric)]
         if not math.isnan(one.ours.lo):
-            axis.plot([1 + one.ours.lo, 1 + one.ours.hi], [place, place], color=colour, lw=2)
+            axis.plot([1 + one.ours.lo, 1 + one.ours.hi], [place, place], color=colour, lw=2, solid_capstyle="butt")  # ends where it ends
         axis.plot(1 + one.ours.mean, place, "o", color=colour, fillstyle="none" if one.ours.n == 1 else "full")
         axis.plot(1 + one.post, place, "D", color=POST, ms=4)
     axis.set(xscale="log", yticks=range(len(found)), yticklabels=[f"{one.name} ({one.ours.n})" for one in found])

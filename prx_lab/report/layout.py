@@ -176,8 +176,9 @@ def words(text: str, tag: str = "td") -> str:
 
 
 def number(text: str, tag: str = "td", style: str = "") -> str:
-    """An HTML cell of a number, which is not broken; notebooks and the book set cells to the right where nothing is said."""
-    return _element(tag, escape(text).replace(" ", NO_BREAK), style)
+    """An HTML cell of a number, broken before its interval at most; notebooks and the book set cells to the right by themselves."""
+    kept = escape(text).replace(" ", NO_BREAK)
+    return _element(tag, kept.replace(f"{NO_BREAK}[", " [").replace(f"{NO_BREAK}reach", " reach"), style)
 
 
 def _element(tag: str, content: str, style: str) -> str:

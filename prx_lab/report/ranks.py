@@ -133,18 +133,23 @@ def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[st
 
 
 def scatter(scale: str = "cpu", root: str | Path = "results", metric: str = "fid") -> Plot:
-    """Our change of a metric against the post's, a point per ablation, open where it has one seed. LabError where none is recorded."""
-    found = pairs(metric, scale, root)
+    """The place of each ablation by its change of a metric, ours against the post's, 1 the largest fall; open where it has one seed.
+
+    On the diagonal both have one order. LabError where none is recorded.
+    """
+    found = sorted(pairs(metric, scale, root), key=lambda pair: pair.ours)
     if not found:
         raise LabError(f"No row of the post is recorded at {scale} scale yet.")
-    made, axes = figure(6.6, 3.6)
-    for pair in found:
-        at = 100 * pair.post, 100 * pair.ours
-        axes[0, 0].plot(*at, "o", color=COLOURS[0], fillstyle="none" if len(pair.seeds) == 1 else "full")
-        axes[0, 0].annotate(pair.recipe, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes[0, 0].axhline(0, color=GREY, lw=1)
-    axes[0, 0].axvline(0, color=GREY, lw=1)
-    theirs, ours = METRICS[metric].title, columns([metric], list(records(root, scale)))[0].title
-    labels = {"xlabel": f"the post's change of {theirs}, %", "ylabel": f"our change of {ours}, %"}
-    axes[0, 0].set(**labels, title="Ablations in the post and here (open: one seed)")
-    return Plot(made, f"change of {theirs} in the post against ours of {ours}: {', '.join(pair.recipe for pair in found)}")
+    made, axes = figure(6.6, 1.0 + 0.24 * len(found))
+    axis, theirs = axes[0, 0], sorted(found, key=lambda pair: pair.post)
+    axis.axline((1, 1), slope=1, color=GREY, lw=1)
+    for place, pair in enumerate(found, 1):
+        at = theirs.index(pair) + 1, place
+        axis.plot(*at, "o", color=COLOURS[0], fillstyle="none" if len(pair.seeds) == 1 else "full")
+        text = f"{pair.recipe} × {1 + pair.ours:.2g}"
+        axis.annotate(text, at, xytext=(7, 0), textcoords="offset points", fontsize=8, va="center", color=GREY)
+    title, own = METRICS[metric].title, columns([metric], list(records(root, scale)))[0].title
+    axis.set(xlabel=f"place in the post, by the change of {title}", ylabel=f"place here, by that of {own}")
+    axis.set(xlim=(0.5, len(found) + 3), ylim=(len(found) + 0.6, 0.4), xticks=range(1, len(found) + 1), yticks=range(1, len(found) + 1))
+    axis.set_title("Ablations in the post and here" + " (open: one seed)" * any(len(pair.seeds) == 1 for pair in found))
+    return Plot(made, f"places by {title} in the post and by {own} here, best first: {', '.join(pair.recipe for pair in found)}")

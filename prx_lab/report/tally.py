@@ -14,6 +14,7 @@ from prx_lab.report.listing import Listing
 PART, NOT_ALL, MIXED, UNTESTABLE = "reproduced in part", "not reproduced in part", "mixed", "not testable here"
 ORDER = (REPRODUCED, PART, MIXED, NOT_ALL, NOT, UNDECIDED, MISSING, UNTESTABLE)
 QUALITY, SPEED, NEITHER = "of quality", "of speed", "that nothing here can test"
+QUOTED, NO_RESULT = "that the post cites or advises", ("advice", "cited")  # no results of its own, and how such a claim begins
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ def verdicts(scale: str = "cpu", root: str | Path = "results") -> tuple[Verdict,
         by_claim.setdefault(one.claim.text, []).append(one)
     if all(one.verdict == MISSING for found in by_claim.values() for one in found if not one.claim.scale):
         raise LabError(f"No pair of recipes that a claim of the post needs is recorded at {scale} scale yet.")
-    made = [Verdict(text, QUALITY, overall([one.verdict for one in found]), measures(found)) for text, found in by_claim.items()]
+    made = []
+    for text, found in by_claim.items():
+        kind = QUOTED if text.partition(":")[0] in NO_RESULT else QUALITY
+        made.append(Verdict(text, kind, overall([one.verdict for one in found]), measures(found)))
     for one in speed_claims.findings(root=root):
         where = f"benchmark {one.claim.benchmark}: {one.claim.arm} / {one.claim.base}"
         made.append(Verdict(one.claim.text, SPEED, overall([one.verdict]), where))
@@ -69,9 +73,9 @@ def counts(words: Counter[str]) -> str:
 def told(found: Sequence[Verdict]) -> str:
     """How many claims of each kind have which verdict, in a line."""
     parts = []
-    for kind in (QUALITY, SPEED):
+    for kind in (QUALITY, QUOTED, SPEED):
         words = Counter(one.verdict for one in found if one.kind == kind)
-        parts.append(f"{counted(words.total(), 'claim')} {kind}: {counts(words)}")
+        parts += [f"{counted(words.total(), 'claim')} {kind}: {counts(words)}"] * bool(words)
     return f"{'; '.join(parts)}; {sum(one.kind == NEITHER for one in found)} {NEITHER}."
 
 
@@ -82,6 +86,6 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
         told(found),
         "In part: some of its measures, and the others are undecided or not recorded. Mixed: its measures contradict each other. Of a "
         "claim with several measures, each has its own chance of a wrong verdict; the tables of measures have their intervals.",
-        "A line that begins with *advice* or *cited* is no result of the post: it is what the post recommends or quotes.",
+        "A line that begins with *advice* or *cited* is no result of the post, and counted apart: what it recommends or quotes.",
     )
     return Listing(("claim", "verdict", "measures, or why none"), tuple((one.claim, one.verdict, one.why) for one in found), (), notes)

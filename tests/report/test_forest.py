@@ -116,7 +116,7 @@ def test_the_legend_names_the_post_where_it_is_drawn(root):
 
 def test_a_recipe_that_is_not_recorded_is_named_below(root):
     below = [forest(names, root=root).figure.axes[0].get_xlabel() for names in (("muon", "sprint", "camera"), ("muon",), None)]
-    luck = "without the luck of images: all"
+    luck = "interval without the luck of the judged images: all"
     assert below[0].endswith(f"judged otherwise: sprint, camera\n{luck}") and below[1:] == [luck, luck]
 
 

@@ -183,7 +183,9 @@ def test_real_images_are_those_that_the_baseline_is_judged_on(root):
 def test_html_and_markdown_hold_the_same_numbers(root):
     table = Table.of("cpu", root=root)
     html = table._repr_html_()
-    assert '<td style="text-align:left;padding-left:1.6em">Δ</td>' in html and "<td>3</td>" in html and "−3.50\u00a0[" in html
+    assert (
+        '<td style="text-align:left;padding-left:1.6em">Δ</td>' in html and "<td>3</td>" in html and "−3.50 [" in html and "\u00a0" in html
+    )
     for form in (table.markdown(), html.replace("\u00a0", " ")):
         for text in ("21.00 ± 1.00", "−3.50 [−9.85, +2.85]", "97.5", "composition % ↑"):
             assert text in form

@@ -43,11 +43,13 @@ def test_every_sentence_has_one_line_and_the_counts_add_up(tmp_path):
     texts = {claim.text for claim in claims.CLAIMS} | {claim.text for claim in SPEED_CLAIMS} | {text for text, _ in claims.UNTESTABLE}
     assert found.keys() == texts and len(found) == len(tally.table("cpu", tmp_path).rows)
     assert found["Muon improves quality"].why.startswith("muon / baseline: ") and found["short captions harm"].verdict == MISSING
-    quality, speed, rest = tally.told(tuple(found.values())).split("; ")
-    for part, kind in ((quality, tally.QUALITY), (speed, tally.SPEED)):
+    *parts, rest = tally.told(tuple(found.values())).split("; ")
+    for part, kind in zip(parts, (tally.QUALITY, tally.QUOTED, tally.SPEED), strict=True):
         head, _, counts = part.partition(": ")
         assert int(head.split()[0]) == sum(one.kind == kind for one in found.values()) == sum(int(c.split()[0]) for c in counts.split(", "))
     assert rest == f"{len(claims.UNTESTABLE)} {tally.NEITHER}."
+    assert {text.partition(":")[0] for text, one in found.items() if one.kind == tally.QUOTED} == {"advice", "cited"}
+    assert not any(text.startswith(("advice", "cited")) for text, one in found.items() if one.kind != tally.QUOTED)
 
 
 def test_a_claim_at_two_scales_is_one_claim(tmp_path):

@@ -14,6 +14,7 @@ from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, Records, records
 from prx_lab.report.columns import SHOWN
+from prx_lab.report.comparable import elsewhere
 from prx_lab.report.table import Table
 from prx_lab.run import run
 
@@ -118,14 +119,18 @@ def table(*names: str, baseline: str = "baseline", scale: str = "cpu", metrics: 
 def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: str = "fid", against: str = "step") -> show.Plot | Note:
     """Recorded curves of recipes and their baseline at the seeds they have in common, or a line that says that nothing is recorded yet.
 
-    Where some have several seeds, those with one are named below the axis and not drawn: they would leave one seed of the others.
+    Where some have several seeds, those with one are named below the axis and not drawn: they would leave one seed of the others. Against
+    seconds the same holds of a recipe with a seed that was trained on another machine than the baseline's.
     """
 
     def drawn() -> show.Plot:
         found = recorded_of(names, baseline, scale)
-        single = single_seeds(found, baseline)
-        told = f"one seed, not drawn: {', '.join(name for name in names if name in single)}" if single else ""
-        return show.curves(in_common([run for run in found if run.name not in single]), metric, against, note=told)
+        left_out = {"one seed": single_seeds(found, baseline)}
+        if against == "seconds":
+            base = [run for run in found if run.name == baseline]
+            left_out["another machine"] = {name for name in names if elsewhere([run for run in found if run.name == name], base)}
+        told = "; ".join(f"{why}, not drawn: {', '.join(name for name in names if name in them)}" for why, them in left_out.items() if them)
+        return show.curves(in_common([run for run in found if run.name not in set().union(*left_out.values())]), metric, against, note=told)
 
     return shown(drawn)
 

@@ -10,6 +10,7 @@ from scipy.optimize import isotonic_regression
 from prx_lab.metrics.throughput import time_to
 from prx_lab.record import Record
 from prx_lab.report import clock
+from prx_lab.report.comparable import machine
 from prx_lab.report.evidence import NONE, Estimate, estimate
 
 TINY = 1e-9
@@ -25,14 +26,20 @@ def falling(values: Sequence[float]) -> np.ndarray:
     return np.exp(isotonic_regression(logs, increasing=False).x)
 
 
+def apart(run: Record, base: Record, against: str) -> bool:
+    """Whether two runs have no common clock: seconds of two machines."""
+    return against == "seconds" and machine(run) != machine(base)
+
+
 def arrival(run: Record, base: Record, against: str = "seconds", metric: str = "fid") -> float:
     """Seconds (or steps) until the falling curve of `run` has the value with which that of `base` ends; inf if it never has.
 
     Between points the logarithm is interpolated, as quality improves by shares. Both curves are treated alike, so a run
-    arrives at its own end when its curve stops falling. NaN without curves; a first point that is good enough counts itself.
+    arrives at its own end when its curve stops falling. NaN without curves, and for seconds of two machines; a first point that
+    is good enough counts itself.
     """
     ours, theirs = clock.curve(run, metric), clock.curve(base, metric)
-    if not ours or not theirs:
+    if not ours or not theirs or apart(run, base, against):
         return math.nan
     goal = math.log(falling([p["value"] for p in theirs])[-1])
     logs = np.log(falling([p["value"] for p in ours]))
@@ -43,11 +50,11 @@ def arrival(run: Record, base: Record, against: str = "seconds", metric: str = "
 def at_equal_time(run: Record, base: Record, against: str = "seconds", metric: str = "fid") -> float:
     """The value of `run` at the time at which `base` ends over the value with which that one ends, both on falling curves.
 
-    Between points the logarithm is interpolated. A run that ends sooner keeps its last value; NaN without curves, or where
-    the base ends before the first point of the run.
+    Between points the logarithm is interpolated. A run that ends sooner keeps its last value; NaN without curves, for seconds of
+    two machines, and where the base ends before the first point of the run.
     """
     ours, theirs = clock.curve(run, metric), clock.curve(base, metric)
-    if not ours or not theirs or theirs[-1][against] < ours[0][against]:
+    if not ours or not theirs or apart(run, base, against) or theirs[-1][against] < ours[0][against]:
         return math.nan
     logs = np.log(falling([p["value"] for p in ours]))
     now = np.interp(theirs[-1][against], [p[against] for p in ours], logs)

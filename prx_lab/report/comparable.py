@@ -37,6 +37,20 @@ def commits(run: Record) -> frozenset[str]:
     return frozenset(str(git.get("commit", "")) if isinstance(git, dict) else "" for git in found)
 
 
+def machine(run: Record) -> tuple[str, int]:
+    """The device on which a run was trained and its threads: only times of one machine compare; ("", 0) where the record does not say."""
+    trained = run.env.get("trained")
+    env = trained["env"] if isinstance(trained, dict) and isinstance(trained.get("env"), dict) else run.env
+    threads = number(env.get("threads"))
+    return str(env.get("device_name") or ""), 0 if math.isnan(threads) else int(threads)
+
+
+def elsewhere(runs: Iterable[Record], base: Iterable[Record]) -> frozenset[int]:
+    """The seeds at which two recipes were trained on two machines, or with other numbers of threads."""
+    there = {run.seed: machine(run) for run in base}
+    return frozenset(run.seed for run in runs if run.seed in there and machine(run) != there[run.seed])
+
+
 def losses(run: Record) -> dict[int, float]:
     """{step: loss} of a run's log, where both are numbers."""
     return {row["step"]: loss for row in run.train if "step" in row and math.isfinite(loss := number(row.get("loss")))}

@@ -12,7 +12,7 @@ from prx_lab.record import records
 from prx_lab.report import clock, fidelity, luck
 from prx_lab.report.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.report.columns import QUALITY, columns
-from prx_lab.report.comparable import alike, judged
+from prx_lab.report.comparable import alike, elsewhere, judged
 from prx_lab.report.evidence import detectable, error, typical_sd
 from prx_lab.report.family import Noise, Variance, noise
 from prx_lab.report.layout import percent
@@ -171,9 +171,10 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
         runs, _ = pair(found, name, baseline, scale)
         steps, seconds = (speedup(runs, base, against) for against in ("step", "seconds"))
         if steps.n:
-            rates = [clock.images_per_second(run) / clock.images_per_second(ends[run.seed]) for run in runs if run.seed in ends]
+            here = [run for run in runs if run.seed in ends.keys() - elsewhere(runs, base)]
+            rates = [clock.images_per_second(run) / clock.images_per_second(ends[run.seed]) for run in here]
             equal = [value for run in runs if run.seed in ends and math.isfinite(value := at_equal_time(run, ends[run.seed]))]
-            row = (name, str(steps.n), steps.text, seconds.text, factor(geometric(equal)), percent(fmean(rates) - 1))
+            row = (name, str(steps.n), steps.text, seconds.text, factor(geometric(equal)), percent(fmean(rates or [math.nan]) - 1))
             rows.append((steps.interval.mean, row))
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else math.inf)  # without a factor last
     if not rows:
@@ -188,7 +189,7 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
         "A curve is the nearest falling one and its logarithm is interpolated; the baseline's is treated alike.",
         "A step takes the median of its phase, so pauses, compilation and evaluation do not count. Teachers' features and latents are "
         "made before training and do not count either. Steps are exact. Seconds, what is read at equal time and images/s are only "
-        "indicative: they are of runs that followed one another on a machine that others share.",
+        "indicative: they are of runs that followed one another on a machine that others share. Seeds of two machines have none.",
         *judged_on(scale, root),
     )
     head = ("recipe", "n", "speedup in steps", "in seconds", f"{fid} at equal time", "images/s")
@@ -206,7 +207,8 @@ def sooner(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: st
         runs, _ = pair(found, name, baseline, scale)
         seconds, steps = (speedup(runs, base, against) for against in ("seconds", "step"))
         if steps.n:
-            rows.append((name, str(steps.n), seconds.text, seconds.verdict(goal), steps.text, steps.verdict(goal)))
+            timed = seconds.verdict(goal) if seconds.n else "undecided: another machine"
+            rows.append((name, str(steps.n), seconds.text, timed, steps.text, steps.verdict(goal)))
     if not rows:
         raise LabError(f"No run of {', '.join(recipes)} shares a seed with {baseline} at {scale} scale yet.")
     head = ("recipe", "n", "in seconds", f"{goal:g} times sooner", "in steps", f"in 1/{goal:g} of the steps")
@@ -233,7 +235,8 @@ def shortened(
     for name in recipes:
         runs = [run for run in of_recipe(ours, name, short) if run.seed in base and judged(run) == judged(base[run.seed])]
         fids = [run.metric("fid") / base[run.seed].metric("fid") for run in runs]
-        times = [clock.training_seconds(run) / clock.training_seconds(base[run.seed]) for run in runs]
+        here = [run for run in runs if run.seed not in elsewhere(runs, base.values())]
+        times = [clock.training_seconds(run) / clock.training_seconds(base[run.seed]) for run in here]
         if runs:
             rows.append((name, str(len(runs)), *(factor(geometric([v for v in own if math.isfinite(v)])) for own in (fids, times))))
     if not rows:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prx_lab.record import Records, number
 from prx_lab.report.columns import Metric, judges
-from prx_lab.report.comparable import alike, commits
+from prx_lab.report.comparable import alike, commits, elsewhere, machine
 from prx_lab.report.evidence import detectable, typical_sd
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def notes(found: Records, groups: Mapping[str, "Runs"], rows: Sequence["Row"], s
         lines.append(
             "Times and rates are indicative and get no verdict: runs followed one another, and other work may have shared their machine."
         )
-    machines = sorted({str(record.env.get("device_name", "")) for record in used} - {""})
-    if len(machines) > 1:
-        lines.append(f"Speeds come from different machines ({', '.join(machines)}): do not compare them.")
+        lines += machines(groups)
     lines += versions(groups)
     if any(row.post for row in rows):
         lines.append("post: the published row and its change to the published baseline; one run each, other networks, data and scale.")
@@ -87,6 +85,17 @@ def sees(rows: Sequence["Row"], shown: Sequence[Metric]) -> list[str]:
 def few(names: Sequence[str], where: str = "see their env.json") -> str:
     """Names one after the other, or their number and where they can be seen where they are too many for a note."""
     return ", ".join(names) if len(names) <= MANY else f"{len(names)} rows, {where}"
+
+
+def machines(groups: Mapping[str, "Runs"]) -> list[str]:
+    """Rows with seeds of another machine than the baseline's (the first), and which machines there are."""
+    base = next(iter(groups.values()))
+    names = sorted({machine(run)[0] for runs in groups.values() for run in runs} - {""})
+    away = sorted(label for label, runs in groups.items() if elsewhere(runs, base))
+    if not away:
+        return [f"Speeds come from different machines ({', '.join(names)}): do not compare them."] * (len(names) > 1)
+    told = f"Trained on another machine than the baseline's same seed, so without a Δ or a goal of time: {few(away)}."
+    return [told + f" The machines are {' and '.join(names)}." * (len(names) > 1)]
 
 
 def versions(groups: Mapping[str, "Runs"]) -> list[str]:

@@ -11,7 +11,7 @@ from prx_lab.metrics.stats import paired, summary
 from prx_lab.record import Record, Records, records
 from prx_lab.report import layout
 from prx_lab.report.columns import SHOWN, Metric, by_seed, columns
-from prx_lab.report.comparable import alike, repeated
+from prx_lab.report.comparable import alike, elsewhere, repeated
 from prx_lab.report.footnotes import notes
 from prx_lab.report.posts import Published, counterpart, published
 from prx_lab.scales import SCALES
@@ -152,13 +152,19 @@ def build(
     rows, again = [], repeated(found)
     for label, runs in groups.items():
         same = not base_runs or all(alike(run, base_runs[0]) for run in runs)
-        cells = {m.name: Cell(by_seed(m.name, runs, base_runs if same else ()), goal[m.name] if same else {}) for m in shown}
+        values = {m.name: by_seed(m.name, runs, base_runs if same else ()) for m in shown}
+        cells = {m.name: Cell(values[m.name], held(m, goal[m.name], elsewhere(runs, base_runs)) if same else {}) for m in shown}
         name = runs[0].name if runs else label
         post, post_base = counterpart(name, base_runs[0].name if base_runs else baseline, posts)
         borrowed = frozenset(run.seed for run in runs if run.borrows or run.folder in again)
         rows.append(Row(label, tuple(r.seed for r in runs), cells, label == base_label, post, post_base, borrowed))
     same = [run for run in used if not base_runs or alike(run, base_runs[0])]
     return Table(scale, shown, tuple(rows), ceiling(shown, same), notes(found, groups, rows, shown))
+
+
+def held(metric: Metric, base: Mapping[int, float], away: frozenset[int]) -> Mapping[int, float]:
+    """The baseline's values that a row is held against; a timed metric's without the seeds that are of two machines (`away`)."""
+    return {seed: value for seed, value in base.items() if seed not in away} if metric.timed else base
 
 
 def require_known(found: Records, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 from prx_lab import show
 from prx_lab.errors import LabError
 from prx_lab.record import Record, append_json, write_json
-from prx_lab.report import clock
+from prx_lab.report import clock, findings
 from prx_lab.report.arrival import Speedup, arrival, at_equal_time, factor, falling, geometric, speedup
 from prx_lab.report.columns import by_seed
 from prx_lab.report.evidence import change, detectable, error, estimate, power, shares, typical_sd
@@ -342,6 +342,20 @@ def test_speedups_pair_seeds_and_have_an_interval_where_all_arrive(tmp_path):
     late = run_of(tmp_path / "b", 2, [8.0, 8.0, 8.0, 8.0], [100.0])
     assert speedup([*other, late], base).text == "2 of 3 arrive" and not speedup([*other, late], base).interval.n
     assert speedup([], base).text == "" and speedup([], base).n == 0
+
+
+def test_seconds_of_two_machines_have_no_factor_and_steps_have(tmp_path):
+    base = [write_run(tmp_path, "baseline", seed, 20.0 + seed) for seed in (0, 1)]
+    fast = [write_run(tmp_path, "muon", seed, 10.0 + seed, device=device) for seed, device in ((0, "a processor"), (1, "another"))]
+    runs, others = ([Record.load(folder) for folder in part] for part in (fast, base))
+    steps, seconds = (speedup(runs, others, against) for against in ("step", "seconds"))
+    assert steps.n == 2 and seconds.n == 1 and seconds.factors[0] == steps.factors[0]
+    assert math.isnan(at_equal_time(runs[1], others[1])) and not math.isnan(at_equal_time(runs[1], others[1], "step"))
+    row = findings.speedups(root=tmp_path).rows[0]
+    assert row[:2] == ("muon", "2") and "[" in row[2] and "[" not in row[3] and row[5] == "+0 %"
+    write_run(tmp_path, "muon", 0, 10.0, device="another")
+    assert findings.speedups(root=tmp_path).rows[0][3:] == ("", "", "")
+    assert findings.sooner(1.1, ["muon"], root=tmp_path).rows[0][2:4] == ("", "undecided: another machine")
 
 
 @pytest.mark.parametrize(

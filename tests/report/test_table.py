@@ -11,8 +11,9 @@ from scipy import stats
 
 from prx_lab.errors import LabError
 from prx_lab.recipes import PUBLISHED
-from prx_lab.record import write_json
+from prx_lab.record import Record, write_json
 from prx_lab.report.columns import METRICS
+from prx_lab.report.comparable import elsewhere
 from prx_lab.report.findings import detectables, evenness
 from prx_lab.report.layout import finer
 from prx_lab.report.table import Cell, Table, current_id
@@ -141,8 +142,37 @@ def test_what_makes_numbers_incomparable_is_said(root):
     (root / "cpu" / "repa-0123abcd" / "seed9").mkdir()
     (root / "cpu" / "repa-0123abcd" / "seed9" / "recipe.json").write_text("{}")
     text = repr(Table.of("cpu", root=root))
-    assert "different machines (a processor, another processor)" in text
+    assert "without a Δ or a goal of time: tread. The machines are a processor and another processor." in text
     assert "Skipped: cpu/repa-0123abcd/seed9/env.json is missing" in text
+
+
+def test_times_of_two_machines_are_not_compared(root):
+    """What a step takes on another processor says nothing about a recipe; its scores are compared all the same."""
+    row = lambda: next(row for row in Table.of("cpu", ["tread"], root=root).rows if row.label == "tread").cells  # noqa: E731
+    for seed in range(3):
+        write_run(root, "tread", seed, 15.0)
+    for name in ("fid", "images_per_s", "seconds_to_baseline"):
+        assert row()[name].common == (0, 1, 2)
+    write_run(root, "tread", 2, 15.0, device="another processor")
+    assert row()["fid"].common == (0, 1, 2) and row()["images_per_s"].n == 3  # the rate itself is known
+    assert row()["images_per_s"].common == row()["seconds_to_baseline"].common == (0, 1) and row()["seconds_to_baseline"].n == 2
+    for seed in range(2):
+        write_run(root, "tread", seed, 15.0, device="another processor")
+    assert row()["images_per_s"].common == row()["seconds_to_baseline"].common == () and row()["fid"].common == (0, 1, 2)
+
+
+def test_threads_and_borrowed_weights_are_part_of_a_machine(root):
+    base = write_run(root, "baseline", 0, 20.0)
+    run = write_run(root, "half-guidance", 0, 20.0, device="another processor")
+    apart = lambda: elsewhere([Record.load(run)], [Record.load(base)])  # noqa: E731
+    assert apart() == {0}
+    env = {"device_name": "a processor"}
+    write_json(run / "env.json", {"device_name": "another processor", "trained": {"run": "x", "env": env}})
+    assert not apart()  # judged elsewhere, trained here
+    write_json(run / "env.json", env | {"threads": 2})
+    assert apart() == {0}
+    write_json(base / "env.json", env | {"threads": 2})
+    assert not apart()
 
 
 def test_a_row_without_its_seeds_says_so(root):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from prx_lab.cost import Dims, dims, run_flops, sampling_flops, uncounted
 from prx_lab.errors import LabError
 from prx_lab.grid import Job
@@ -17,6 +19,7 @@ from prx_lab.machine import device_name
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record, records
 from prx_lab.report.clock import training_seconds
+from prx_lab.report.comparable import machine
 from prx_lab.report.listing import Listing
 from prx_lab.run import milestones, pick_device
 from prx_lab.scales import along
@@ -77,9 +80,10 @@ def whats(jobs: Sequence[Job], root: str | Path) -> list[str]:
 
 def here(root: str | Path, scale: str) -> dict[str, list[Record]]:
     """Runs at a scale that were trained on a machine like this one, by recipe id."""
-    name, found = device_name(str(pick_device())), {}
+    device, found = str(pick_device()), {}
+    this = device_name(device), torch.get_num_threads()
     for run in records(root, scale):
-        if run.env.get("device_name") == name and "trained" not in run.env and training_seconds(run) > 0:
+        if machine(run) == this and not run.borrows and training_seconds(run) > 0:
             found.setdefault(run.id, []).append(run)
     return found
 

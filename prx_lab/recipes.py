@@ -92,9 +92,13 @@ RECIPES: dict[str, Recipe] = {
     "jit-tread-half-guidance": JIT.but(router=TREAD(), guidance=CFG(1.5)),
     "jit-tread-light": JIT.but(router=TREAD(rate=0.75)),
     "jit-tread-short": JIT.but(router=TREAD(start=0.25, end=0.75)),
+    "jit-tread-light-sparse": JIT.but(router=TREAD(rate=0.75), guidance=SparseGuidance()),
+    "jit-tread-short-sparse": JIT.but(router=TREAD(start=0.25, end=0.75), guidance=SparseGuidance()),
     "jit-sprint": JIT.but(router=SPRINT()).then(0.9, JIT.but(router=SPRINT(rate=1.0))),
     "jit-muon": JIT_MUON,  # follows its captions where `jit` does not yet: at 1024 tokens
     "jit-muon-tread": JIT_MUON.but(router=TREAD()),
+    "jit-muon-tread-sparse": JIT_MUON.but(router=TREAD(), guidance=SparseGuidance()),
+    "jit-muon-tread-half-guidance": JIT_MUON.but(router=TREAD(), guidance=CFG(1.5)),
     "jit-muon-sprint": JIT_MUON.but(router=SPRINT()).then(0.9, JIT_MUON.but(router=SPRINT(rate=1.0))),
     # data
     "short-captions": BASE.but(captions="short"),
@@ -161,7 +165,7 @@ POST = (
     "baseline", "repa", "repa-dense", "irepa", "irepa-dense", "repa-stop", "repa-e", "repa-e-vae", "flux2", "x-pred", "contrastive",
     "jit", "jit-v", "tread", "tread-self-guided", "tread-sparse", "tread-half-guidance", "sprint", "short-captions",
     "short-captions-short-prompts", "long-short-prompts", "mixed-finish", "mixed-finish-short-prompts", "camera", "render-on-camera",
-    "sft", "sft-unselected", "sft-on-polished", "baseline-on-polished", "muon", "bf16",
+    "sft", "sft-unselected", "sft-on-polished", "baseline-on-polished", "muon", "bf16", "fp32",
 )  # fmt: skip
 STACKS = (
     "baseline", "speedrun", "speedrun-no-repa", "speedrun-no-tread", "speedrun-no-muon", "speedrun-no-ema", "speedrun-no-finish",
@@ -171,11 +175,18 @@ STACKS = (
 FAR = ("short-captions", "jit-v", "jit-v-no-bottleneck")  # tens of times as far as the baseline: they would squeeze a figure
 EQUAL = ("tread-half-guidance",)  # no technique: what another row is compared with, at its scale of guidance
 GLANCE = (*(name for name in POST if name not in FAR + EQUAL), "speedrun")  # what the first page shows in one figure
-MANY_TOKENS = ("jit", "jit-tread", "jit-sprint", "jit-tread-sparse")  # at a scale of many tokens: cpu-256, cpu-1024
-MUON_ROUTES = ("jit-muon", "jit-muon-tread", "jit-muon-sprint")
-ROUTES = (*MANY_TOKENS, "jit-tread-half-guidance", "jit-tread-light", "jit-tread-short", *MUON_ROUTES)
+MANY_TOKENS = (  # at 1024 tokens: with Muon, as AdamW's networks hardly follow their captions there yet
+    "jit-muon", "jit-muon-tread", "jit-muon-tread-sparse", "jit-muon-tread-half-guidance", "jit-muon-sprint",
+)  # fmt: skip
+ROUTES = (
+    "jit", "jit-tread", "jit-sprint", "jit-tread-sparse", "jit-tread-half-guidance", "jit-tread-light", "jit-tread-light-sparse",
+    "jit-tread-short", "jit-tread-short-sparse", *MANY_TOKENS,
+)  # fmt: skip
 SHORT_RUNS = ("baseline", "bf16", "muon", "muon-highest-lr", "speedrun", "speedrun-no-tread", "speedrun-tuned", "speedrun-tuned-both")
-LATE = ("baseline", "repa-dense", "repa-stop", "sft", "muon", "bf16", "ema", "speedrun-tuned")  # at a long horizon: cpu-standard
+LATE = (  # at a long horizon: cpu-standard
+    "baseline", "repa-dense", "repa-stop", "sft", "sft-unselected", "sft-on-polished", "baseline-on-polished", "muon", "bf16", "ema",
+    "speedrun-tuned",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,8 +200,8 @@ class Group:
 GROUPS = {
     "post": Group(POST),  # every row of the post at few tokens, and what its rows are compared with
     "speedrun": Group(STACKS),
-    "many-tokens": Group(MANY_TOKENS),
-    "routes": Group(ROUTES, 2),
+    "many-tokens": Group(MANY_TOKENS),  # cpu-1024
+    "routes": Group(ROUTES, 2),  # cpu-256
     "horizon": Group(LATE, 2),
     "short": Group(SHORT_RUNS, 2),  # with the steps of a speedrun: cpu-short
     "sensitivity": Group(("baseline", *(name for name in RECIPES if name not in POST + STACKS)), 2),

@@ -21,6 +21,7 @@ from prx_lab.data.open import open_source
 from prx_lab.data.store import Store, prepare
 from prx_lab.errors import LabError
 from prx_lab.evaluate import Bench, bench, ceiling, judged, pictures, scores
+from prx_lab.files import read_json
 from prx_lab.gallery import GAP
 from prx_lab.images import sheet
 from prx_lab.locks import locked
@@ -102,6 +103,7 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
         stores, judge = [store_of(part, device) for _, part in recipe.plan], bench(recipe, device)
         if world.main:
             record.write_json(folder / "recipe.json", recipe.to_json())
+        began = origin(folder, record.env(device=str(device))) if world.main else {}
     training = Training(recipe, stores, seed, device, worth_compiling(recipe), folder, budget, world)
     curve, peaks = resume(training, folder), []
     for until in milestones(recipe.scale.steps, recipe.scale.evals):
@@ -125,7 +127,7 @@ def work(recipe: Recipe, seed: int, folder: Path, budget: Budget, world: World) 
     grid, found = world.gather(images[: max(0, SHOWN - shown.start)]), judged(images, judge, world)
     with world.agreed():
         if world.main:
-            record.write_json(folder / "env.json", record.env(dtypes, str(device)) | layout(world, budget))
+            record.write_json(folder / "env.json", record.env(dtypes, str(device)) | layout(world, budget) | began)
             save_grid(grid, folder / "samples.png")
             luck.write(folder, found.influences())
             finish(folder, training, judge, found.scores(), curve, peaks)
@@ -135,6 +137,18 @@ def layout(world: World, budget: Budget) -> dict[str, Any]:
     """How a run was spread, for its record; nothing for the usual one process and whole batches."""
     usual = (world.kind, budget) == (ALONE.kind, USUAL)
     return {} if usual else {"parallel": {"kind": world.kind, "processes": world.size} | asdict(budget)}
+
+
+def origin(folder: Path, env: dict[str, Any]) -> dict[str, str]:
+    """The machine on which a run began, where it goes on elsewhere: its times are of both, and compare with none.
+
+    A folder's env.json tells of the beginning until the end writes it anew. LabError for a damaged one.
+    """
+    file = folder / "env.json"
+    if not checkpoint.steps(folder / "checkpoint"):
+        record.write_json(file, env)
+    began = read_json(file, "delete the run's folder and run it again").get("device_name") if file.exists() else env["device_name"]
+    return {"began_on": began} if began != env["device_name"] else {}
 
 
 def log_steps(training: Training, until: int, folder: Path) -> None:

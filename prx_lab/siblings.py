@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from prx_lab import checkpoint, record, stored
 from prx_lab.errors import LabError
@@ -10,24 +9,14 @@ from prx_lab.evaluate import bench, ceiling, judged, pictures
 from prx_lab.recipe import Recipe
 from prx_lab.record import Record
 from prx_lab.report import luck
+from prx_lab.report.comparable import losses, trimmed
 from prx_lab.run import SHOWN, alone, finished, pick_device, save_grid
 from prx_lab.sample import from_run
-
-# `shift` is not among them although a sampler reads it: progressive distillation trains on the shifted grid.
-JUDGED = ("guidance", "sampler_steps", "reference")
-JUDGED_OF_SCALE = ("eval_n", "eval_steps", "evals")
 
 
 def trained_as(recipe: Recipe) -> str:
     """A recipe as text without what only sampling and evaluation read: equal for recipes whose training steps are equal."""
     return json.dumps(trimmed(recipe.to_json()), sort_keys=True)
-
-
-def trimmed(data: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's JSON, and that of its phases, without what only sampling and evaluation read."""
-    kept = {k: v for k, v in data.items() if k not in JUDGED}
-    scale = {k: v for k, v in data["scale"].items() if k not in JUDGED_OF_SCALE}
-    return kept | {"scale": scale, "phases": [phase | {"recipe": trimmed(phase["recipe"])} for phase in data["phases"]]}
 
 
 def with_weights(root: str | Path, scale: str, seed: int) -> dict[str, Path]:
@@ -48,12 +37,15 @@ def sibling_of(recipe: Recipe, seed: int, root: str | Path) -> Path | None:
 
 
 def weights_of(folder: Path, run: Record, recipe: Recipe) -> Path:
-    """The run folder that has a recorded run's last weights: its own, or that of a run that trained alike. LabError where none has."""
+    """The run folder that has a recorded run's last weights: its own, or that of a run with the same losses. LabError where none has."""
     if checkpoint.steps(folder / "checkpoint"):
         return folder
     found = sibling_of(recipe, run.seed, folder.resolve().parents[2])
     if found is None:
-        raise LabError(f"No run that trained as {record.label(folder)} did has its weights; train it again with prx-lab run.")
+        again = "delete its folder and train it again with prx-lab run"
+        raise LabError(f"No run that trained as {record.label(folder)} did has its weights; {again}.")
+    if losses(Record.load(found)) != losses(run):  # the same recipe on another processor ends with other weights
+        raise LabError(f"{record.label(found)} trained as {record.label(folder)} did, but logged other losses: it has other weights.")
     return found
 
 

@@ -60,7 +60,7 @@ def test_contributing_has_a_command_for_every_folder_of_records():
 def test_seeds_follow_the_group_and_a_recipe_that_is_named_has_all():
     counts = grid.rows([], 3)
     assert set(counts) == set(RECIPES) and next(iter(counts)) == "baseline"
-    assert counts["muon"] == counts["speedrun"] == counts["jit-tread"] == 3 and counts["muon-fused"] == 2
+    assert counts["muon"] == counts["speedrun"] == counts["jit-muon-tread"] == 3 and counts["muon-fused"] == 2
     assert grid.rows(["sensitivity", "muon-fused"], 3)["muon-fused"] == 3 and set(grid.rows(["sensitivity"], 1).values()) == {1}
     with pytest.raises(LabError, match="Did you mean 'post'"):
         grid.rows(["psot"], 3)
@@ -111,7 +111,8 @@ def test_the_recipes_that_only_sample_or_judge_differently_are_found():
         "eight-steps",
         "eight-steps-cfg1",
     ) in pairs
-    assert len(pairs) == 12
+    assert ("jit-muon-tread", "jit-muon-tread-sparse", "jit-muon-tread-half-guidance") in pairs
+    assert len(pairs) == 15
 
 
 @pytest.mark.parametrize("names", groups(), ids=lambda names: names[0])

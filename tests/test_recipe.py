@@ -77,7 +77,11 @@ DIFFERENCES = {  # the fields, and no other, in which each recipe differs from B
     "jit-tread-half-guidance": {"space", "predict", "bottleneck", "time", "router", "guidance"},
     "jit-sprint": {"space", "predict", "bottleneck", "time", "router", "phases[0]"},
     "jit-muon": {"space", "predict", "bottleneck", "time", "optim"},
+    "jit-tread-light-sparse": {"space", "predict", "bottleneck", "time", "router", "guidance"},
+    "jit-tread-short-sparse": {"space", "predict", "bottleneck", "time", "router", "guidance"},
     "jit-muon-tread": {"space", "predict", "bottleneck", "time", "optim", "router"},
+    "jit-muon-tread-sparse": {"space", "predict", "bottleneck", "time", "optim", "router", "guidance"},
+    "jit-muon-tread-half-guidance": {"space", "predict", "bottleneck", "time", "optim", "router", "guidance"},
     "jit-muon-sprint": {"space", "predict", "bottleneck", "time", "optim", "router", "phases[0]"},
     # data
     "short-captions": {"captions"},

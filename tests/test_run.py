@@ -11,7 +11,8 @@ from prx_lab import evaluate
 from prx_lab.errors import LabError
 from prx_lab.metrics.throughput import Memory
 from prx_lab.recipes import recipe
-from prx_lab.record import Record
+from prx_lab.record import Record, run_folder, write_json
+from prx_lab.report.comparable import machine
 from prx_lab.run import milestones, run
 from prx_lab.sample import from_run
 
@@ -53,9 +54,13 @@ def test_an_interrupted_run_continues_to_the_same_numbers(short, recorded, tmp_p
         patch.setattr("prx_lab.run.scores", stop)  # killed in the first evaluation, after four steps
         with pytest.raises(KeyboardInterrupt):
             run(short, 0, tmp_path)
+    env = run_folder(tmp_path, short, 0) / "env.json"
+    write_json(env, json.loads(env.read_text()) | {"device_name": "another processor"})
     again, whole = Record.load(run(short, 0, tmp_path)), Record.load(recorded)
     assert again.eval["metrics"] == whole.eval["metrics"]
     assert [r["loss"] for r in again.train] == [r["loss"] for r in whole.train]
+    here = whole.env["device_name"]
+    assert (again.env["device_name"], machine(again)[0], machine(whole)[0]) == (here, f"another processor and {here}", here)
 
 
 def test_the_peak_of_a_device_is_that_of_training_and_none_where_nothing_was_trained(short, tmp_path, monkeypatch):

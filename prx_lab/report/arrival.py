@@ -89,12 +89,17 @@ class Speedup:
         return factor(self.interval)
 
     def verdict(self, goal: float) -> str:
-        """Whether it is `goal` times sooner: reached or missed by the whole interval, or by every seed where some never arrive."""
+        """Whether it is `goal` times sooner: reached or missed by the whole interval, or by every seed where some never arrive.
+
+        One seed decides nothing.
+        """
+        if self.n == 1:
+            return "undecided: one seed"
         if self.missed:
             below = max((*self.factors, *self.missed)) < goal
             return f"{'missed' if below else 'undecided'}: {len(self.missed)} of {self.n} never arrive"
         if math.isnan(self.interval.lo):
-            return "undecided: one seed" if self.n == 1 else "not recorded yet"
+            return "not recorded yet"
         return "reached" if self.interval.lo >= goal else "missed" if self.interval.hi < goal else "undecided"
 
 

@@ -24,12 +24,17 @@ from prx_lab.report.posts import Published, across, required, share
 
 REPRODUCED, NOT, UNDECIDED, MISSING = "reproduced", "not reproduced", "undecided", "not recorded yet"
 APART = f"{UNDECIDED}: recorded with other images, captions or settings of the scale than its baseline"
+FEW = "cpu-256"  # where the post has 256 tokens, in pixels
 MANY = "cpu-1024"  # where the post has 1024 tokens
 LONG = "cpu-standard"  # where the post has a late part of training
 LARGE = 9.0  # a change beyond is told as a factor
 MARGIN = 0.05  # a change within this share of the baseline is no change
 EARLY = 2.0  # times the composition of chance: networks that have no more do not follow their captions yet
 UNTAUGHT = f"{UNDECIDED}: captions hardly followed yet"
+
+# What else moves a pair.
+ABROAD = "the network of short captions is prompted with long ones, which it never saw; asked in its own kind it is nearer (page 40)"
+DOMAINS = "both are judged on camera images, which one of them was trained on: most of the change is the gap of the two corpora (page 41)"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Claim:
     sign: int | None = None
     scale: str = ""  # another scale than that of the table
     rows: tuple[str, str] | None = None  # recipes with the post's numbers, where those are not the pair's
+    caveat: str = ""  # what else than the claim moves the pair, where that is known to be much
 
 
 CLAIMS = (
@@ -68,23 +74,26 @@ CLAIMS = (
     Claim("x-prediction makes training in pixels feasible (no v-prediction was run there)", "jit", "jit-v", ("fid",), -1),
     Claim("TREAD at few tokens costs quality", "tread"),
     Claim("SPRINT at few tokens costs quality", "sprint"),
+    Claim("TREAD at few tokens costs quality", "jit-tread", "jit", scale=FEW, rows=("tread", "baseline")),
+    Claim("SPRINT at few tokens costs quality", "jit-sprint", "jit", scale=FEW, rows=("sprint", "baseline")),
     Claim("SPRINT costs more than TREAD", "sprint", "tread"),
+    Claim("SPRINT costs more than TREAD", "jit-sprint", "jit-tread", scale=FEW, rows=("sprint", "tread")),
     Claim("cited: self-guidance beats plain guidance of equal scale (FID)", "tread-self-guided", "tread", ("fid",), -1),
     Claim("cited: sparse guidance beats plain guidance of equal scale (FID)", "tread-sparse", "tread-half-guidance", ("fid",), -1),
-    Claim("TREAD at 1024 tokens improves quality", "jit-tread", "jit", scale=MANY),
     Claim("TREAD at 1024 tokens improves quality", "jit-muon-tread", "jit-muon", scale=MANY, rows=("jit-tread", "jit")),
-    Claim("SPRINT at 1024 tokens improves quality", "jit-sprint", "jit", scale=MANY),
     Claim("SPRINT at 1024 tokens improves quality", "jit-muon-sprint", "jit-muon", scale=MANY, rows=("jit-sprint", "jit")),
-    Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-tread", "jit-sprint", scale=MANY),
     Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-muon-tread", "jit-muon-sprint", scale=MANY, rows=("jit-tread", "jit-sprint")),
-    Claim("short captions harm", "short-captions"),
+    Claim("short captions harm", "short-captions", caveat=ABROAD),
     Claim("advice: finish on mixed captions for short prompts", "mixed-finish-short-prompts", "long-short-prompts", ("fid",), -1),
-    Claim("camera images instead of synthetic: FID down, the others up", "camera", "render-on-camera"),
+    Claim("camera images instead of synthetic: FID down, the others up", "camera", "render-on-camera", caveat=DOMAINS),
     Claim("a small polished set moves the style (FID to polished images)", "sft-on-polished", "baseline-on-polished", ("fid",), -1),
+    Claim("a small polished set moves the style (FID to polished images)", "sft-on-polished", "baseline-on-polished", ("fid",), -1, LONG),
     Claim("a small polished set leaves the rest as it was (composition)", "sft", metrics=("composition",), sign=0),
+    Claim("a small polished set leaves the rest as it was (composition)", "sft", metrics=("composition",), sign=0, scale=LONG),
     Claim("Muon improves quality", "muon"),
     Claim("weights stored in bf16 harm", "bf16"),
     Claim("weights stored in bf16 harm", "bf16", scale=LONG),
+    Claim("computing in bf16 costs no quality", "fp32", sign=0),
 )
 
 UNTESTABLE = (
@@ -127,6 +136,8 @@ def verdict(sign: int, post: float, ours: Estimate) -> str:
         return f"{UNDECIDED}: the baseline is as near as real images"
     if math.isnan(ours.lo):
         return f"{UNDECIDED}: one seed" if ours.n == 1 else f"{UNDECIDED}: nothing tells of the noise"
+    if math.isclose(ours.lo, ours.hi):
+        return f"{UNDECIDED}: an interval without width"
     if not sign:
         inside, outside = -MARGIN <= ours.lo and ours.hi <= MARGIN, ours.lo > MARGIN or ours.hi < -MARGIN
         return REPRODUCED if inside else NOT if outside else UNDECIDED
@@ -179,6 +190,7 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
 
 # ------------------------------------------------------------------------------------------------ setting
 WORDS = {-1: "lower", 0: "no change", 1: "higher"}
+CAVEAT = "†"  # behind a verdict whose pair something else moves too
 
 
 def interval(found: Estimate) -> str:
@@ -200,7 +212,8 @@ def line(one: Finding) -> tuple[str, ...]:
     """A finding as the texts of a row."""
     word = "" if one.claim.sign is None else WORDS[one.claim.sign]
     post = f"in words: {word}" if math.isnan(one.post) else percent(one.post) + f" ({word})" * bool(word)
-    return one.claim.text, pair_of(one.claim), one.metric.head, post, interval(one.ours), str(one.ours.n), one.verdict
+    mark = f" {CAVEAT}" * bool(one.claim.caveat)
+    return one.claim.text, pair_of(one.claim), one.metric.head, post, interval(one.ours), str(one.ours.n), one.verdict + mark
 
 
 def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[str] = ()) -> Listing:
@@ -220,21 +233,30 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval. Its noise, in log "
         "value = recipe + seed + noise, is learnt from all trainings of the scale: a recipe has its own, drawn towards the typical one as "
         "far as recipes scatter alike (moderated t); one that scatters far more has its own alone. The luck of the images, as far as all "
-        f"seeds share it, is in {with_images} of {counted(decided, 'interval')}.",
+        f"seeds share it, is in {with_images} of {counted(decided, 'interval')}; what is shared is estimated from the seeds that have it "
+        "recorded, and can come out as none.",
         "Ours of a distance are shares of what the baseline has above real images, judged alike, as a distance on few images never falls "
         "to zero; below −100 % is nearer than those. The luck of that divisor, floor and baseline, is not in the interval: signs do not "
         "depend on it, sizes do. The post's floor is not known.",
         "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
-        "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family.",
+        "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family. Two recipes "
+        "that are one training at first, as fine-tuning and its baseline, have less between them than two trainings, and the noise of "
+        "their own seeds alone.",
     )
     if any(math.isnan(one.post) for one in made):
         notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)
+    notes += caveats([one.claim for one in made])
     if any(one.verdict == UNTAUGHT for one in made):
         notes += (f"Captions hardly followed: the runs of the pair together have at most {EARLY:g} times the composition of chance.",)
     if decided:
         chance = f"{0.05 * decided:.1f}"
         notes += (f"Of {counted(decided, 'interval')} at 95 %, about {chance} exclude a true value by chance: one verdict alone is weak.",)
     return Listing(("claim", "pair", "measure", "post", "ours", "n", "verdict"), tuple(rows), ("post", "ours", "n"), notes)
+
+
+def caveats(found: Sequence[Claim]) -> tuple[str, ...]:
+    """A line for each claim that has a caveat."""
+    return tuple(f"{CAVEAT} {text}: {caveat}." for text, caveat in dict.fromkeys((one.text, one.caveat) for one in found) if caveat)
 
 
 def untestable() -> Listing:

@@ -15,7 +15,8 @@ from prx_lab.report.layout import minus
 class Metric:
     """How one number is named and printed; `judge` is the network whose numbers alone may carry the plain title.
 
-    A timed one depends on what else the machine did: runs follow one another, so its differences get no verdict.
+    A timed one depends on what else the machine did: runs follow one another, so its differences get no verdict. What is `local`
+    belongs to a machine and is compared on one alone.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Metric:
     judge: str = ""
     percent: bool = False
     timed: bool = False
+    local: bool = False
 
     @property
     def arrow(self) -> str:
@@ -58,10 +60,10 @@ METRICS = {
         Metric("size", "size %", False, 1, percent=True),
         Metric("material", "material %", False, 1, percent=True),
         Metric("relation", "relation %", False, 1, percent=True),
-        Metric("images_per_s", "images/s", False, 1, timed=True),
-        Metric("batches_per_s", "batches/s", False, 2, timed=True),
-        Metric("peak_memory_mb", "peak MB", True, 0),
-        Metric("seconds_to_baseline", "s to baseline", True, 0, timed=True),
+        Metric("images_per_s", "images/s", False, 1, timed=True, local=True),
+        Metric("batches_per_s", "batches/s", False, 2, timed=True, local=True),
+        Metric("peak_memory_mb", "peak MB", True, 0, local=True),
+        Metric("seconds_to_baseline", "s to baseline", True, 0, timed=True, local=True),
     )
 }
 DISTANCES = ("fid", "cmmd", "dino_mmd")

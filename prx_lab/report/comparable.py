@@ -3,7 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from prx_lab.record import Record, number
 
 REFERENCE = {"style": "render", "captions": "long", "split": "val"}  # of a record whose recipe had no such field yet
 SCENES = "scenes"  # its data
+TOGETHER = 0.2  # of its logged steps: a start that two recipes have in common only because nothing differs yet is shorter
+# `shift` is not among them although a sampler reads it: progressive distillation trains on the shifted grid.
+JUDGED = ("guidance", "sampler_steps", "reference")
+JUDGED_OF_SCALE = ("eval_n", "eval_steps", "evals")
 
 
 def judged(run: Record) -> str:
@@ -38,11 +43,15 @@ def commits(run: Record) -> frozenset[str]:
 
 
 def machine(run: Record) -> tuple[str, int]:
-    """The device on which a run was trained and its threads: only times of one machine compare; ("", 0) where the record does not say."""
+    """The device on which a run was trained and its threads: only times of one machine compare; ("", 0) where the record does not say.
+
+    A run that began on one machine and ended on another has a name of its own.
+    """
     trained = run.env.get("trained")
     env = trained["env"] if isinstance(trained, dict) and isinstance(trained.get("env"), dict) else run.env
     threads = number(env.get("threads"))
-    return str(env.get("device_name") or ""), 0 if math.isnan(threads) else int(threads)
+    names = (str(env[key]) for key in ("began_on", "device_name") if env.get(key))
+    return " and ".join(names), 0 if math.isnan(threads) else int(threads)
 
 
 def elsewhere(runs: Iterable[Record], base: Iterable[Record]) -> frozenset[int]:
@@ -56,15 +65,54 @@ def losses(run: Record) -> dict[int, float]:
     return {row["step"]: loss for row in run.train if "step" in row and math.isfinite(loss := number(row.get("loss")))}
 
 
-def repeated(found: Iterable[Record]) -> frozenset[Path]:
-    """The folders of runs whose training another run has been through step for step: equal logged losses at the same seed.
+def trimmed(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's JSON, and that of its phases, without what only sampling and evaluation read."""
+    kept = {k: v for k, v in recipe.items() if k not in JUDGED}
+    scale = {k: v for k, v in recipe["scale"].items() if k not in JUDGED_OF_SCALE}
+    return kept | {"scale": scale, "phases": [phase | {"recipe": trimmed(phase["recipe"])} for phase in recipe.get("phases", ())]}
 
-    Recipes that differ in sampling alone are trained alike, and a training that is recorded twice is one piece of luck. Of such
-    runs the one whose recipe has the most trainings is not named.
+
+def course(recipe: Mapping[str, Any]) -> str:
+    """A recipe's JSON as text without what no training loss reads: how it is sampled and judged, and its average of weights."""
+    kept = trimmed(recipe)
+    phases = [phase | {"recipe": without_average(phase["recipe"])} for phase in kept["phases"]]
+    return json.dumps(without_average(kept) | {"phases": phases}, sort_keys=True)
+
+
+def without_average(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's fields as JSON, without its average of weights."""
+    return {k: v for k, v in recipe.items() if k != "ema"}
+
+
+def repeated(found: Iterable[Record]) -> frozenset[Path]:
+    """The folders of runs whose training, or the first half of it, another run has been through at the same seed.
+
+    A training that is recorded twice is one piece of luck, and so is what two recipes have in common that part late. Two runs are one
+    training where the losses of the first half are equal to the last digit, or where no loss reads what their recipes differ in: another
+    processor rounds otherwise, and the losses of the same training drift apart there. Of such runs the one whose recipe has the most
+    trainings is not named.
     """
     own = [(run, seen) for run in found if not run.borrows and (seen := losses(run))]
     many = Counter(run.folder.parent for run, _ in own)
-    first: dict[Any, Path] = {}
+    first: set[Any] = set()
+    again: set[Path] = set()
     for run, seen in sorted(own, key=lambda one: (-many[one[0].folder.parent], str(one[0].folder))):
-        first.setdefault((run.scale, run.seed, tuple(seen.items())), run.folder)
-    return frozenset(run.folder for run, _ in own) - frozenset(first.values())
+        half = tuple(seen.items())[: (len(seen) + 1) // 2]
+        keys = {(run.scale, run.seed, half)} | ({(run.scale, run.seed, course(run.recipe))} if run.recipe.get("scale") else set())
+        again |= {run.folder} if keys & first else set()
+        first |= keys
+    return frozenset(again)
+
+
+def one_at_first(runs: Sequence[Record], base: Sequence[Record]) -> bool:
+    """Whether two recipes are one training at first: equal losses over TOGETHER of the logged steps at every seed that both have."""
+    theirs = {run.seed: losses(run) for run in base}
+    common = [(losses(run), theirs[run.seed]) for run in runs if run.seed in theirs]
+    return bool(common) and all(together(*logs) for logs in common)
+
+
+def together(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
+    """Whether two logs have the same losses from the first step on, over TOGETHER of the steps that both have."""
+    steps = sorted(ours.keys() & theirs.keys())
+    same = list(takewhile(lambda step: ours[step] == theirs[step], steps))
+    return len(same) > 1 and len(same) >= TOGETHER * len(steps)

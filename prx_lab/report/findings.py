@@ -1,14 +1,14 @@
 """The evidence behind a scoreboard as tables: what its seeds could see, how its recipes scatter, and net speedups."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
 from prx_lab.errors import LabError
-from prx_lab.record import records
+from prx_lab.record import Record, records
 from prx_lab.report import clock, fidelity, luck
 from prx_lab.report.arrival import at_equal_time, factor, geometric, speedup
 from prx_lab.report.columns import QUALITY, columns
@@ -19,7 +19,7 @@ from prx_lab.report.layout import percent
 from prx_lab.report.listing import Listing, Note
 from prx_lab.report.pairs import base_of, noises, of_recipe, pair
 from prx_lab.report.table import Table
-from prx_lab.scales import SCALES, Scale, along
+from prx_lab.scales import SCALES, along
 
 MUCH = 100  # degrees of freedom that draw every recipe to the typical one
 HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
@@ -174,7 +174,8 @@ def speedups(scale: str = "cpu", root: str | Path = "results", baseline: str = "
             here = [run for run in runs if run.seed in ends.keys() - elsewhere(runs, base)]
             rates = [clock.images_per_second(run) / clock.images_per_second(ends[run.seed]) for run in here]
             equal = [value for run in runs if run.seed in ends and math.isfinite(value := at_equal_time(run, ends[run.seed]))]
-            row = (name, str(steps.n), steps.text, seconds.text, factor(geometric(equal)), percent(fmean(rates or [math.nan]) - 1))
+            fewer = f" (n={seconds.n})" * (0 < seconds.n < steps.n)
+            row = (name, str(steps.n), steps.text, seconds.text + fewer, factor(geometric(equal)), percent(fmean(rates or [math.nan]) - 1))
             rows.append((steps.interval.mean, row))
     rows.sort(key=lambda row: -row[0] if row[0] == row[0] else math.inf)  # without a factor last
     if not rows:
@@ -208,7 +209,8 @@ def sooner(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: st
         seconds, steps = (speedup(runs, base, against) for against in ("seconds", "step"))
         if steps.n:
             timed = seconds.verdict(goal) if seconds.n else "undecided: another machine"
-            rows.append((name, str(steps.n), seconds.text, timed, steps.text, steps.verdict(goal)))
+            fewer = f" (n={seconds.n})" * (0 < seconds.n < steps.n)
+            rows.append((name, str(steps.n), seconds.text + fewer, timed, steps.text, steps.verdict(goal)))
     if not rows:
         raise LabError(f"No run of {', '.join(recipes)} shares a seed with {baseline} at {scale} scale yet.")
     head = ("recipe", "n", "in seconds", f"{goal:g} times sooner", "in steps", f"in 1/{goal:g} of the steps")
@@ -229,11 +231,13 @@ def shortened(
     """
     ours, theirs = records(root, short).found, records(root, scale).found
     base = {run.seed: run for run in of_recipe(theirs, baseline, scale)}
-    if judging(SCALES[short]) != judging(SCALES[scale]):
+    known = [(run, base[run.seed]) for name in recipes for run in of_recipe(ours, name, short) if run.seed in base]
+    paired = {run.folder: run for run, other in known if judging(run) == judging(other)}
+    if known and not paired:
         raise LabError(f"{short} and {scale} are not judged alike: their FIDs do not compare.")
     rows = []
     for name in recipes:
-        runs = [run for run in of_recipe(ours, name, short) if run.seed in base and judged(run) == judged(base[run.seed])]
+        runs = [run for run in of_recipe(ours, name, short) if run.folder in paired]
         fids = [run.metric("fid") / base[run.seed].metric("fid") for run in runs]
         here = [run for run in runs if run.seed not in elsewhere(runs, base.values())]
         times = [clock.training_seconds(run) / clock.training_seconds(base[run.seed]) for run in here]
@@ -245,20 +249,28 @@ def shortened(
     notes = (
         f"Ratios to {baseline} at {scale} scale, same seeds, judged on the same captions: a {fid} of 1.00 or less has its quality. "
         "Geometric mean with the 95 % t interval over seeds; one seed has no interval.",
-        f"{SCALES[short].steps} steps against {SCALES[scale].steps}. The time is that of training "
+        f"{steps_of(paired.values())} steps against {steps_of(base.values())}. The time is that of training "
         "steps, compiled or not as the length of a run decides, on a machine that others share.",
     )
     head = ("recipe", "n", f"{fid}, ratio", "training time, ratio (indicative)")
     return Listing(head, tuple(rows), head[1:], notes)
 
 
-def judging(scale: Scale) -> tuple[object, ...]:
-    """What of a scale decides how a run is judged."""
-    return scale.size, scale.level, scale.eval_n, scale.eval_steps
+def judging(run: Record) -> tuple[object, ...]:
+    """What decides how a run is judged: against which images, of which size and level, on how many and in how many steps."""
+    scale = run.recipe.get("scale", {})
+    return judged(run), *(scale.get(name) for name in ("size", "level", "eval_n", "eval_steps"))
+
+
+def steps_of(runs: Iterable[Record]) -> str:
+    """How many steps recorded runs have, as far as they say so."""
+    return " or ".join(map(str, sorted({run.recipe["scale"]["steps"] for run in runs if "scale" in run.recipe}))) or "?"
 
 
 def judged_on(scale: str, root: str | Path) -> list[str]:
     """What the images alone do to a FID of this scale, at the end of a curve and along it; nothing where that was not studied."""
+    if scale not in SCALES:
+        return []
     sizes = SCALES[scale].eval_n, along(SCALES[scale].eval_n)
     try:
         end, earlier = (f"{fidelity.image_noise(scale, n, Path(root) / 'judges'):.0%}".replace("%", " %") for n in sizes)

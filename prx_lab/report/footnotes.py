@@ -43,7 +43,7 @@ def notes(found: Records, groups: Mapping[str, "Runs"], rows: Sequence["Row"], s
         lines.append(
             "Times and rates are indicative and get no verdict: runs followed one another, and other work may have shared their machine."
         )
-        lines += machines(groups)
+    lines += machines(groups)
     lines += versions(groups)
     if any(row.post for row in rows):
         lines.append("post: the published row and its change to the published baseline; one run each, other networks, data and scale.")
@@ -71,7 +71,7 @@ def sees(rows: Sequence["Row"], shown: Sequence[Metric]) -> list[str]:
     A share of more than the whole is none that could be seen.
     """
     told: dict[int, list[str]] = {}
-    for metric in (metric for metric in shown if not metric.timed and metric.name != "peak_memory_mb"):
+    for metric in (metric for metric in shown if not metric.local):
         cells = [row.cells[metric.name] for row in rows if not row.is_baseline]
         n = max((len(cell.common) for cell in cells), default=0)
         sd = typical_sd([[cell.values[s] - cell.base[s] for s in cell.common] for cell in cells])
@@ -94,8 +94,9 @@ def machines(groups: Mapping[str, "Runs"]) -> list[str]:
     away = sorted(label for label, runs in groups.items() if elsewhere(runs, base))
     if not away:
         return [f"Speeds come from different machines ({', '.join(names)}): do not compare them."] * (len(names) > 1)
-    told = f"Trained on another machine than the baseline's same seed, so without a Δ or a goal of time: {few(away)}."
-    return [told + f" The machines are {' and '.join(names)}." * (len(names) > 1)]
+    told = f"Trained on another machine than the baseline's same seed, so without a difference of times or of memory: {few(away)}."
+    told += f" The machines are {' and '.join(names)}." * (len(names) > 1)
+    return [told + " What another machine does to a score is told on page 02."]
 
 
 def versions(groups: Mapping[str, "Runs"]) -> list[str]:

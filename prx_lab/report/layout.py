@@ -33,7 +33,8 @@ def percent(value: float, unit: str = " %") -> str:
 def bound(value: float) -> str:
     """The end of an interval in per cent without the unit: whole, but for one that would round to zero and so lose its side."""
     text = percent(value, "")
-    return minus(f"{100 * value:+.1g}") if text == "+0" and value else text
+    digits = max(1, -math.floor(math.log10(abs(100 * value)))) if value else 0
+    return minus(f"{100 * value:+.{digits}f}") if text == "+0" and value else text
 
 
 def counted(n: int, noun: str) -> str:

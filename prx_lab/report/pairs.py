@@ -1,15 +1,16 @@
 """Two recipes of the records side by side: their runs, the noise of their scale, and the change from one to the other."""
 
 import math
-from collections.abc import Hashable, Sequence
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
 
 from prx_lab.errors import LabError
 from prx_lab.record import Record
 from prx_lab.report import luck
 from prx_lab.report.columns import METRICS
-from prx_lab.report.comparable import alike, kind, repeated
+from prx_lab.report.comparable import alike, kind, one_at_first, repeated
 from prx_lab.report.evidence import NONE, Estimate, change, shares
-from prx_lab.report.family import Noise, noise
+from prx_lab.report.family import Noise, Variance, noise
 from prx_lab.report.table import choose
 
 
@@ -53,12 +54,19 @@ def changed(runs: Sequence[Record], base: Sequence[Record], metric: str, whole: 
     """The change of a metric from the runs of one recipe to those of another over common seeds.
 
     Its interval has the `noises` of their scale and the variance `images` that they share (`luck.shared`), NaN where none is recorded.
+    Two recipes that are one training at first have less noise between them than two trainings, and theirs alone.
     """
     if not (runs and base):
         return NONE
     ours, theirs = ({run.seed: run.metric(metric) for run in part} for part in (runs, base))
-    seeds = whole.between(*(part[0].folder.parent.name for part in (runs, base)))
+    seeds = own(shares(ours, theirs)) if one_at_first(runs, base) else whole.between(*(part[0].folder.parent.name for part in (runs, base)))
     return change(ours, theirs, seeds, 0.0 if math.isnan(images) else images)
+
+
+def own(found: Mapping[int, float]) -> Variance:
+    """The variance over seeds of the log ratio of two recipes, from their changes alone; without a freedom for less than two seeds."""
+    logs = [math.log(1 + share) for share in found.values() if share > -1]
+    return Variance(statistics.variance(logs), len(logs) - 1) if len(logs) > 1 else Variance(math.nan, 0)
 
 
 def reach(base: tuple[Record, ...], metric: str) -> float:

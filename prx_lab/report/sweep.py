@@ -5,6 +5,7 @@ noise of its evaluation, and records it. A run that was judged with the weights 
 otherwise are, is swept with those. Weights of runs are not shared, so the pages read the records.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -99,9 +100,12 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Swept]:
         try:
             rows = {row["scale"]: {metric: record.number(row.get(metric)) for metric in QUALITY} for row in one["rows"]}
             swept = found.setdefault(one["name"], Swept(one["name"], one["own"], {}))
-            if one["own"] != swept.own or one["own"] not in rows or one["seed"] in swept.seeds:
-                raise ValueError("another recipe of this name is recorded, or the row of its own scale is missing")
-            swept.seeds[one["seed"]] = {scale: row for scale, row in rows.items() if row["fid"] == row["fid"]}  # without NaN
+            known = {scale: row for scale, row in rows.items() if math.isfinite(row["fid"])}
+            if one["own"] != swept.own or one["seed"] in swept.seeds:
+                raise ValueError("another recipe of this name, or this seed of it, is recorded too")
+            if one["own"] not in known:
+                raise ValueError("the row of its own scale is missing")
+            swept.seeds[one["seed"]] = known
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LabError(f"{path} is no record of a sweep ({error}): {AGAIN}.") from None
     if not found:

@@ -163,8 +163,8 @@ def build(
 
 
 def held(metric: Metric, base: Mapping[int, float], away: frozenset[int]) -> Mapping[int, float]:
-    """The baseline's values that a row is held against; a timed metric's without the seeds that are of two machines (`away`)."""
-    return {seed: value for seed, value in base.items() if seed not in away} if metric.timed else base
+    """The baseline's values that a row is held against; those of a machine without the seeds that are of two machines (`away`)."""
+    return {seed: value for seed, value in base.items() if seed not in away} if metric.local else base
 
 
 def require_known(found: Records, names: Sequence[str]) -> None:

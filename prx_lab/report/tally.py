@@ -25,6 +25,7 @@ class Verdict:
     kind: str
     verdict: str
     why: str
+    caveat: str = ""
 
 
 def overall(verdicts: Sequence[str]) -> str:
@@ -50,10 +51,12 @@ def verdicts(scale: str = "cpu", root: str | Path = "results") -> tuple[Verdict,
     made = []
     for text, found in by_claim.items():
         kind = QUOTED if text.partition(":")[0] in NO_RESULT else QUALITY
-        made.append(Verdict(text, kind, overall([one.verdict for one in found]), measures(found)))
+        made.append(Verdict(text, kind, overall([one.verdict for one in found]), measures(found), found[0].claim.caveat))
     for one in speed_claims.findings(root=root):
         where = f"benchmark {one.claim.benchmark}: {one.claim.arm} / {one.claim.base}"
         made.append(Verdict(one.claim.text, SPEED, overall([one.verdict]), where))
+    for one in speed_claims.sooner(scale, root):
+        made.append(Verdict(one.text, SPEED, overall([one.verdict]), f"seconds to the final quality: {one.recipe} / baseline"))
     return (*made, *(Verdict(text, NEITHER, UNTESTABLE, why) for text, why in claims.UNTESTABLE))
 
 
@@ -75,7 +78,9 @@ def told(found: Sequence[Verdict]) -> str:
     parts = []
     for kind in (QUALITY, QUOTED, SPEED):
         words = Counter(one.verdict for one in found if one.kind == kind)
-        parts += [f"{counted(words.total(), 'claim')} {kind}: {counts(words)}"] * bool(words)
+        moved = sum(bool(one.caveat) for one in found if one.kind == kind)
+        beside = f" ({moved} of them {claims.CAVEAT})" * bool(moved)
+        parts += [f"{counted(words.total(), 'claim')} {kind}: {counts(words)}{beside}"] * bool(words)
     return f"{'; '.join(parts)}; {sum(one.kind == NEITHER for one in found)} {NEITHER}."
 
 
@@ -88,4 +93,6 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
         "claim with several measures, each has its own chance of a wrong verdict; the tables of measures have their intervals.",
         "A line that begins with *advice* or *cited* is no result of the post, and counted apart: what it recommends or quotes.",
     )
-    return Listing(("claim", "verdict", "measures, or why none"), tuple((one.claim, one.verdict, one.why) for one in found), (), notes)
+    notes += tuple(f"{claims.CAVEAT} {one.claim}: {one.caveat}." for one in found if one.caveat)
+    rows = tuple((one.claim, one.verdict + f" {claims.CAVEAT}" * bool(one.caveat), one.why) for one in found)
+    return Listing(("claim", "verdict", "measures, or why none"), rows, (), notes)

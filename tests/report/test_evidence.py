@@ -367,7 +367,8 @@ def test_seconds_of_two_machines_have_no_factor_and_steps_have(tmp_path):
         ((9.0,), (), "undecided: one seed"),
         ((2.0, 2.1), (1.0,), "missed: 1 of 3 never arrive"),
         ((9.0, 9.1), (1.0,), "undecided: 1 of 3 never arrive"),
-        ((), (3.5,), "undecided: 1 of 1 never arrive"),
+        ((), (1.0,), "undecided: one seed"),
+        ((), (1.0, 3.5), "undecided: 2 of 2 never arrive"),
         ((), (), "not recorded yet"),
     ],
 )

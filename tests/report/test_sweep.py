@@ -48,8 +48,14 @@ def test_what_cannot_be_swept_is_refused_in_a_sentence(folders, tmp_path):
     shutil.copytree(folders[0].parent.parent, tmp_path / "smoke")
     folder = tmp_path / "smoke" / folders[0].parent.name / "seed0"
     shutil.rmtree(folder / "checkpoint")
-    with pytest.raises(LabError, match=r"has its weights; train it again with prx-lab run\.$"):
+    with pytest.raises(LabError, match=r"has its weights; delete its folder and train it again with prx-lab run\.$"):
         sweep.study(folder)
+    shutil.copytree(folders[0], tmp_path / "smoke" / "ema-01234567" / "seed0")  # trained as it was: these are its weights
+    sweep.study(folder, [3.0])
+    log = tmp_path / "smoke" / "ema-01234567" / "seed0" / "train.jsonl"
+    log.write_text(log.read_text().replace('"loss": ', '"loss": 9'))
+    with pytest.raises(LabError, match="but logged other losses: it has other weights"):
+        sweep.study(folder, [3.0])
     write_json(folder / "recipe.json", small("contrastive-corrected").to_json())
     with pytest.raises(LabError, match="Corrected, has no scale to sweep"):
         sweep.study(folder)

@@ -142,7 +142,7 @@ def test_what_makes_numbers_incomparable_is_said(root):
     (root / "cpu" / "repa-0123abcd" / "seed9").mkdir()
     (root / "cpu" / "repa-0123abcd" / "seed9" / "recipe.json").write_text("{}")
     text = repr(Table.of("cpu", root=root))
-    assert "without a Δ or a goal of time: tread. The machines are a processor and another processor." in text
+    assert "without a difference of times or of memory: tread. The machines are a processor and another processor." in text
     assert "Skipped: cpu/repa-0123abcd/seed9/env.json is missing" in text
 
 

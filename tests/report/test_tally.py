@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prx_lab.errors import LabError
 from prx_lab.report import claims, tally
 from prx_lab.report.claims import MISSING, NOT, REPRODUCED, UNDECIDED
-from prx_lab.report.speed_claims import SPEED_CLAIMS
+from prx_lab.report.speed_claims import SPEED_CLAIMS, TIMES
 from prx_lab.report.tally import MIXED, NOT_ALL, ORDER, PART, overall
 from tests.made_up import write_run
 
@@ -40,7 +40,7 @@ def test_every_sentence_has_one_line_and_the_counts_add_up(tmp_path):
         write_run(tmp_path, "baseline", seed, fid=2.0 + 0.1 * seed)
         write_run(tmp_path, "muon", seed, fid=1.0 + 0.05 * seed)
     found = {one.claim: one for one in tally.verdicts("cpu", tmp_path)}
-    texts = {claim.text for claim in claims.CLAIMS} | {claim.text for claim in SPEED_CLAIMS} | {text for text, _ in claims.UNTESTABLE}
+    texts = {claim.text for claim in (*claims.CLAIMS, *SPEED_CLAIMS)} | {text for text, _ in (*TIMES, *claims.UNTESTABLE)}
     assert found.keys() == texts and len(found) == len(tally.table("cpu", tmp_path).rows)
     assert found["Muon improves quality"].why.startswith("muon / baseline: ") and found["short captions harm"].verdict == MISSING
     *parts, rest = tally.told(tuple(found.values())).split("; ")

@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BOOK := book/_build/html/index.html
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: run test lab book notebooks bench clean
+.PHONY: run test lab book notebooks bench upgrade clean
 
 run: .venv/.ready
 	$(BIN)/prx-lab run baseline --scale smoke
@@ -41,15 +41,22 @@ bench: .venv/.ready
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .tools book/_build book/_generated book/notebooks .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .tools book/_build book/_generated book/notebooks book/api .pytest_cache .ruff_cache *.egg-info
 
 # `pip --target` needs neither ensurepip nor root and is allowed under PEP 668; uv then makes the environment.
 .tools/bin/uv:
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools "uv>=0.8"
 
-.venv/.ready: pyproject.toml | .tools/bin/uv
+# The newest versions that pyproject.toml allows, in .venv and in constraints.txt.
+upgrade: | .tools/bin/uv
+	$(UV) venv --quiet --seed --allow-existing .venv
+	$(UV) pip install --upgrade --python .venv -e .
+	(sed -n '/^#/p' constraints.txt; $(UV) pip freeze --quiet --python .venv --exclude-editable | grep -v ' @ ' | LC_ALL=C sort) > constraints.new
+	mv constraints.new constraints.txt && touch .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt | .tools/bin/uv
 	@echo "Setting up .venv (once: about 3 GB, most of it PyTorch; half a minute on a fast line)"
 	$(UV) venv --quiet --seed --allow-existing .venv
-	$(UV) pip install $(shell test -t 2 || echo --quiet) --python .venv -e .
+	$(UV) pip install $(shell test -t 2 || echo --quiet) --python .venv -c constraints.txt -e .
 	$(BIN)/python -c "import matplotlib.font_manager"
 	@touch $@

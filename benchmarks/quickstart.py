@@ -32,7 +32,7 @@ def run() -> dict[str, Turn]:
 
 
 def measure(repeats: int) -> Record:
-    record, turns = Record("quickstart", "`make run` after set-up"), []
+    record, turns = Record("quickstart", "make run after set-up"), []
 
     def turn() -> Turn:
         turns.append(run())

@@ -44,9 +44,9 @@ class Gallery:
         plain, n = "border:none;background:none;padding:.15em .3em;text-align:left;vertical-align:", self.columns
         out = ['<table style="width:100%;max-width:56em;table-layout:fixed;border-collapse:collapse">']
         for label, images in self.rows.items():
-            words = escape(f"{label}: {counted(n, 'image')} side by side")
+            words = escape(f"{label}: {counted(n, 'image')} side by side").replace("\n", ", ")
             picture = f'<img src="{jpeg(images)}" alt="{words}" style="width:100%;margin:0;border-radius:3px">'
-            out.append(f'<tr style="background:none"><td style="{plain}middle;width:16%;font-size:85%">{escape(label)}</td>')
+            out.append(f'<tr style="background:none"><td style="{plain}middle;width:16%;font-size:85%">{below(label)}</td>')
             out.append(f'<td colspan="{n}" style="{plain}middle">{picture}</td></tr>')
         if self.captions:
             cells = "".join(f'<td style="{plain}top;font-size:70%;line-height:1.25">{escape(text)}</td>' for text in self.captions)
@@ -56,7 +56,14 @@ class Gallery:
     def __repr__(self) -> str:
         _, H, W, _ = to_uint8(next(iter(self.rows.values()))).shape
         size = f"{counted(len(self.rows), 'row')} of {counted(self.columns, 'image')}"
-        return f"{size}, {W} x {H} pixels: {', '.join(self.rows)}"
+        labels = (label.replace("\n", " (", 1).replace("\n", ", ") + ")" * ("\n" in label) for label in self.rows)
+        return f"{size}, {W} x {H} pixels: {', '.join(labels)}"
+
+
+def below(label: str) -> str:
+    """A label as HTML: its first line, and further ones small below it."""
+    first, *others = escape(label).split("\n")
+    return first + "".join(f'<div style="font-size:80%;opacity:.75">{line}</div>' for line in others)
 
 
 def jpeg(images: Tensor | np.ndarray, quality: int = 80) -> str:

@@ -13,7 +13,7 @@ from prx_lab.pages import Note, recorded, shown
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import RECIPES
 from prx_lab.record import Record, Records, records
-from prx_lab.report.columns import SHOWN
+from prx_lab.report.columns import SHOWN, columns
 from prx_lab.report.comparable import elsewhere
 from prx_lab.report.table import Table
 from prx_lab.run import run
@@ -84,7 +84,7 @@ def pair(*names: str, baseline: str = "baseline", scale: str = "smoke", metrics:
     root = TemporaryDirectory()
     for name in (baseline, *names):
         run(RECIPES[name].at(scale), seed=0, root=root.name)
-    return Pair(records(root.name, scale), Table.of(scale, names, baseline, metrics, root.name, ()), root)
+    return Pair(records(root.name, scale), Table.of(scale, names, baseline, metrics, root.name, tuple), root)
 
 
 def recorded_of(names: Sequence[str], baseline: str, scale: str) -> list[Record]:
@@ -136,5 +136,14 @@ def curves(*names: str, baseline: str = "baseline", scale: str = "cpu", metric: 
 
 
 def samples(*names: str, baseline: str = "baseline", scale: str = "cpu", count: int = 6) -> Gallery | Note:
-    """Recorded samples at the same captions and noise, or a line that says that nothing is recorded yet."""
-    return shown(lambda: recorded(recorded_of(names, baseline, scale), count, baseline))
+    """Recorded samples at the same captions and noise with the scores of their runs, or a line that says that nothing is recorded yet."""
+    order = (baseline, *names)
+    found = lambda: sorted(recorded_of(names, baseline, scale), key=lambda run: (order.index(run.name), run.id, run.seed))  # noqa: E731
+    return shown(lambda: recorded(found(), count, baseline, scored))
+
+
+def scored(run: Record) -> str:
+    """Two scores of a run in a line each: of pictures that cannot be counted by eye."""
+    return "\n".join(
+        f"{metric.title.rstrip(' %')} {metric.show(run.metric(metric.name))}" for metric in columns(("fid", "composition"), [run])
+    )

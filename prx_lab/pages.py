@@ -50,19 +50,22 @@ def _place(thing: Any) -> str:
 
 
 # -------------------------------------------------------------------------------------------- pictures
-def recorded(runs: Sequence[Record], count: int = 6, baseline: str = "baseline") -> Gallery:
-    """The first `count` recorded samples of each recipe's first seed, the baseline's on top: the same captions and noise in every row.
+def recorded(
+    runs: Sequence[Record], count: int = 6, baseline: str = "baseline", beside: Callable[[Record], str] = lambda run: ""
+) -> Gallery:
+    """The first `count` recorded samples of each recipe's first run, the baseline's on top: the same captions and noise in every row.
 
-    LabError where none is recorded.
+    The others in the order in which they are given; what `beside` says of a run stands below its name. LabError where none is recorded.
     """
     first: dict[str, Record] = {}
-    for run in sorted(runs, key=lambda r: (r.name != baseline, r.name, r.id, r.seed)):
+    for run in sorted(runs, key=lambda r: r.name != baseline):
         if run.samples.exists():
             first.setdefault(f"{run.name}-{run.id}", run)
     if not first:
         raise LabError("No sample grid is recorded yet.")
     names = [run.name for run in first.values()]
-    rows = {run.name if names.count(run.name) == 1 else label: tiles(run)[:count] for label, run in first.items()}
+    heads = (run.name if names.count(run.name) == 1 else label for label, run in first.items())
+    rows = {f"{head}\n{beside(run)}".strip(): tiles(run)[:count] for head, run in zip(heads, first.values())}
     captions = {tuple(run.eval.get("captions", ())[:count]) for run in first.values()}
     return Gallery(rows, captions.pop() if len(captions) == 1 else ())
 

@@ -8,12 +8,14 @@ from fnmatch import fnmatch
 from html import unescape
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from docutils import nodes
 from docutils.utils import new_document
+from PIL import Image
 
 from tests.made_up import write_run
 
@@ -31,7 +33,7 @@ import prx_results  # noqa: E402
 from prx_lab.flow import T_MIN  # noqa: E402
 from prx_lab.gallery import Gallery  # noqa: E402
 from prx_lab.recipes import PUBLISHED, RECIPES  # noqa: E402
-from prx_lab.record import records  # noqa: E402
+from prx_lab.record import records, write_json  # noqa: E402
 from prx_lab.report.posts import published  # noqa: E402
 from prx_lab.report.table import Table, current_id  # noqa: E402
 from prx_lab.scales import SCALES  # noqa: E402
@@ -166,6 +168,13 @@ def test_citation_in_bibtex_and_in_words():
     assert "author = {{Ada B.} and {The others}}" in entry and "year = {2027}" in entry and "url" not in entry
     assert prx_cite.plain(cff) == "Ada B., The others (2027). *A bench*, version 1.2. 10.1/x"
     assert "year" not in prx_cite.bibtex(cff | {"date-released": ""})
+    built = cff | {"date-released": "", "date": "2028-01-02", "commit": "0123abc"}
+    assert "year = {2028}" in prx_cite.bibtex(built) and "note = {commit 0123abc}" in prx_cite.bibtex(built)
+    assert prx_cite.plain(built).endswith("(2028). *A bench*, version 1.2, commit 0123abc. 10.1/x")
+
+
+def test_a_citation_names_the_commit_that_is_built(tmp_path):
+    assert re.fullmatch(r"[0-9a-f]{7,}", prx_cite.commit(ROOT)["commit"]) and prx_cite.commit(tmp_path) == {}
 
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -185,6 +194,7 @@ def bundle(words: str, alt: str = "") -> tuple[nodes.document, nodes.image]:
     [
         ("fid against step: baseline n=3", "", "fid against step: baseline n=3", True),
         ("grid of 6 images, 32 x 32 pixels", "", "grid of 6 images, 32 x 32 pixels", False),
+        ("Images: what a judge sees", "", "Images: what a judge sees", False),
         ("Samples: 6 images\n  0: a cone", "", "Samples: 6 images", False),
         (repr(Gallery({"a": np.zeros((8, 4, 4, 3), np.uint8)})), "", "1 row of 8 images, 4 x 4 pixels: a", False),
         (repr(Gallery(dict.fromkeys("ab", np.zeros((1, 4, 4, 3), np.uint8)))), "", "2 rows of 1 image, 4 x 4 pixels: a, b", False),
@@ -192,10 +202,35 @@ def bundle(words: str, alt: str = "") -> tuple[nodes.document, nodes.image]:
         ("<Figure size 1056x209 with 6 Axes>", "", "", True),
     ],
 )
-def test_a_picture_has_the_words_of_its_output(words, given, alt, drawn):
+def test_a_picture_has_the_words_of_its_output(words, given, alt, drawn, tmp_path):
+    Image.new("L", (700, 4)).save(tmp_path / "a.png")
     document, image = bundle(words, given)
-    prx_alt.describe_pictures(None, document)
-    assert image["alt"] == alt and ("prx-plot" in image["classes"]) == drawn
+    prx_alt.describe_pictures(SimpleNamespace(srcdir=tmp_path), document)
+    assert image["alt"] == alt and image["classes"] == ["prx-plot"] * drawn
+
+
+def test_a_drawing_that_fits_a_phone_is_known_by_its_width(tmp_path):
+    Image.new("L", (500, 4)).save(tmp_path / "a.png")
+    document, image = bundle("repa 0.8")
+    prx_alt.describe_pictures(SimpleNamespace(srcdir=tmp_path), document)
+    assert image["classes"] == ["prx-plot", "prx-narrow"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("lr      1  2\n0.1  0.25  4", True),
+        ("    indented: yes\n    so is this: no", False),
+        ("baseline  seed 0, half scale\nmuon      seed 1, half scale", False),
+        ("  25 steps: 1.1\n 100 steps: 1.1", False),
+    ],
+)
+def test_printed_columns_are_told_from_lines(text, columns):
+    printed, code = nodes.literal_block(text, text, classes=["output", "stream"]), nodes.literal_block(text, text)
+    document = new_document("page")
+    document += [printed, code]
+    prx_alt.mark_columns(None, document)
+    assert ("prx-columns" in printed["classes"]) == columns and not code["classes"]
 
 
 # ------------------------------------------------------------------------------------------------ mirror
@@ -270,18 +305,44 @@ def test_cards_compare_equal_seeds(tmp_path):
 
 
 def test_a_card_says_how_many_times_sooner_and_takes_one_recipe_of_a_name(tmp_path):
-    id = current_id("muon", "cpu")
-    for name, seed, fid, own in (("baseline", 0, 21.0, "00000000"), ("muon", 0, 11.0, id), ("muon", 2, 0.5, "older000")):
-        write_run(tmp_path, name, seed, fid, id=own)
-    for seed in (1, 2):
+    id = current_id("speedrun-tuned", "cpu")
+    for seed in range(3):
         write_run(tmp_path, "baseline", seed, 21.0, id="00000000")
+    for seed, fid, own in ((0, 11.0, id), (2, 0.5, "older000")):
+        write_run(tmp_path, "speedrun-tuned", seed, fid, id=own)
     cards = prx_results.number_cards(records(tmp_path), tmp_path)
-    assert "sooner" not in cards and "right shape and colour (muon" in cards  # one seed has no interval
-    write_run(tmp_path, "muon", 1, 11.5, id=id)
+    assert "2.00 ×" in cards and "speedrun-tuned, 2.00 over 1 seed, undecided" in cards
+    write_run(tmp_path, "muon", 0, 0.5, id=current_id("muon", "cpu"))  # sooner, and not what the card is about
+    write_run(tmp_path, "speedrun-tuned", 1, 11.5, id=id)
     cards = prx_results.number_cards(records(tmp_path), tmp_path)
-    assert re.search(r"1\.9\d ×", cards) and "baseline's final lab-FID: muon, 1.9" in cards and "over 2 seeds" in cards
-    write_run(tmp_path, "muon", 2, 31.0, id=id)  # a seed that never arrives
+    assert re.search(r"1\.9\d ×", cards) and "baseline's final lab-FID: speedrun-tuned, 1.9" in cards and "over 2 seeds\n" in cards
+    write_run(tmp_path, "speedrun-tuned", 2, 31.0, id=id)  # a seed that never arrives
     assert "sooner" not in prx_results.number_cards(records(tmp_path), tmp_path)
+
+
+def test_a_board_without_a_baseline_is_held_against_the_one_in_pixels(tmp_path):
+    for name, seed in (("jit", 0), ("jit-muon", 0), ("jit-muon", 1), ("jit-muon-tread", 0)):
+        write_run(tmp_path, name, seed, 21.0, scale="cpu-1024")
+    assert prx_results.compared("cpu-1024", tmp_path) == "jit-muon" and prx_results.compared("cpu-256", tmp_path) == "baseline"
+    write_run(tmp_path, "baseline", 0, 21.0, scale="cpu-1024")
+    assert prx_results.compared("cpu-1024", tmp_path) == "baseline"
+
+
+def test_what_is_judged_otherwise_is_not_sorted_among_the_others(tmp_path):
+    for name, fid in (("baseline", 21.0), ("muon", 11.0), ("camera", 1.0)):
+        folder = write_run(tmp_path, name, 0, fid)
+        write_json(folder / "recipe.json", {"type": "Recipe", "reference": {"style": "photo" if name == "camera" else "render"}})
+    keys = {key[0]: key[2] for key in (json.loads(unescape(text)) for text in prx_results.sort_keys(Table.of("cpu", root=tmp_path)))}
+    assert keys == {"baseline": 21.0, "muon": 11.0, "camera": None}
+
+
+def test_trainings_are_counted_once(tmp_path):
+    scale = {"steps": 10, "eval_n": 8}
+    for name, recipe in (("baseline", {}), ("ema", {"ema": {"decay": 0.999}}), ("muon", {"optim": "Muon"})):
+        write_json(write_run(tmp_path, name, 0, 21.0) / "recipe.json", {"scale": scale, "phases": []} | recipe)
+    env = write_run(tmp_path, "half-guidance", 0, 21.0) / "env.json"
+    write_json(env, {"trained": {"run": "cpu/baseline-0123abcd/seed0", "env": {}}})
+    assert prx_results.runs_card(records(tmp_path)) == ("4", "recorded runs of 2 trainings and 4 recipes (cpu scale)")
 
 
 def test_what_columns_are_sorted_by_is_what_they_show(tmp_path):
@@ -305,12 +366,12 @@ def test_scales_are_those_of_the_package():
 
 
 # --------------------------------------------------------------------------------------------------- API
-def test_every_public_module_is_on_the_api_page():
-    page = prx_api.api_page(ROOT / "prx_lab")
-    more = page.partition("## More")[2]
-    assert not more, f"give these modules a group in book/_ext/prx_api.py: {re.findall('### `(.*)`', more)}"
+def test_every_public_module_is_on_a_page_of_the_api_and_in_its_list():
+    pages, index = prx_api.api_pages(ROOT / "prx_lab"), prx_api.api_index(ROOT / "prx_lab")
+    assert "more" not in pages, f"give these modules a group in book/_ext/prx_api.py: {re.findall('## `(.*)`', pages['more'])}"
+    assert re.findall(r"\(api/(.*)\.md\)", index) == list(pages)
     for name, path in prx_api.modules(ROOT / "prx_lab").items():
-        assert page.count(f".. automodule:: {name}\n") == prx_api.is_page(path)
+        assert "".join(pages.values()).count(f".. automodule:: {name}\n") == index.count(f" <{name}>`") == prx_api.is_page(path)
 
 
 @pytest.mark.parametrize(

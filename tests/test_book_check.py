@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "book" / "_ext"))
 
-from prx_check import problems  # noqa: E402
+from prx_check import CHECKOUT, problems  # noqa: E402
 
 WHOLE = """<html><head><link rel="canonical" href="https://example.org/a.html"><link rel="stylesheet" href="style.css?v=1"></head>
 <body><h1 id="top">A</h1><a href="sub/b.html#part%201">b</a><a href="#top">up</a><a href="https://example.org">out</a>
@@ -44,6 +44,7 @@ def test_a_whole_book_has_no_problem(book):
         ('<script src="https://cdn.example.org/x.js"></script>', "fetched from elsewhere: https://cdn.example.org/x.js"),
         ('<link rel="stylesheet" href="//cdn.example.org/x.css">', "fetched from elsewhere"),
         ('<span class="xref myst">some page</span>', "a reference that was not resolved"),
+        (f"<code>PosixPath('{CHECKOUT}/prx_lab/weights')</code>", f"a path of this machine: {CHECKOUT}/prx_lab/weights"),
     ],
 )
 def test_each_fault_is_named_once(book, text, said):

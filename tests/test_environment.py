@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
@@ -37,3 +38,13 @@ def test_what_must_stay_pinned_is_pinned():
     bounds, _ = conda()
     assert bounds["jupyter-book"].startswith("==1.")  # version 2 exits 0 on `jupyter-book build book` and builds nothing
     assert bounds["sphinx-book-theme"] == "==1.1.4"  # later versions draw a second search box
+
+
+def test_every_package_has_a_version_that_was_checked():
+    """What `make` installs: one version of each dependency and of what they need, none from a place of somebody's own."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.split("==") for line in lines)
+    bounds = dict(map(parse, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]))
+    assert bounds.keys() <= pinned.keys() and lines == sorted(lines) and len(pinned) == len(lines)
+    for name, bound in bounds.items():
+        assert pinned[name] in SpecifierSet(bound), name

@@ -281,7 +281,10 @@ def test_a_killed_grid_ends_its_run_too_and_continues(tmp_path):
 def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(recorded, tmp_path, monkeypatch, capsys):
     root, jobs, _ = recorded
     run = jobs[0].recorded(root)
-    found = fidelity.study(run.folder, sizes=(4, 8), batch=4)
+    found = fidelity.study(run.folder, sizes=(4, 8), batch=4, draws=2)
+    for kind, rows in found["distances"].items():
+        draws = found["draws"][kind]
+        assert all(one[0] == rows[metric][-1]["mean"] != one[1] for metric, one in draws.items()) and all(map(len, draws.values()))
     own, again = (found["distances"][kind] for kind in ("own", "repeated"))
     for metric in ("fid", "cmmd", "dino_mmd"):
         whole = own[metric][-1]
@@ -295,7 +298,10 @@ def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(record
     monkeypatch.setattr(fidelity, "study", lambda folder: found)
     assert cli.call(["fidelity", str(run.folder)]) == 0 and capsys.readouterr().out == f"Wrote {root / 'judges' / 'smoke.json'}\n"
     kept = root / "judges"
-    assert "4 noises" in repr(fidelity.repeated("smoke", kept)) and "of it bias" in repr(fidelity.law("smoke", kept))
+    told = repr(fidelity.repeated("smoke", kept))
+    logs = [np.log(found["draws"][kind]["fid"]) for kind in ("own", "repeated")]
+    assert told.count("4 noises") == 3 and f"× {math.exp(logs[1].mean() - logs[0].mean()):.2f} [" in told.splitlines()[0]
+    assert repr(fidelity.law("smoke", kept)).count("of it bias") == 3
     assert fidelity.curve("smoke", kept).figure.axes[0].lines[0].get_xdata() == pytest.approx([4, 8])
     with pytest.raises(LabError, match="No study"):
         fidelity.load("gpu", tmp_path)
@@ -312,7 +318,8 @@ def test_a_line_in_one_over_n_is_found(tmp_path):
     )
     assert fidelity.image_noise("cpu", 100, tmp_path) == pytest.approx(0.5 / 5)
     spread = np.linalg.inv(sum(np.outer(v, v) for v in ((1 / n, 1.0) for n in (100, 200, 400))) / 0.25**2)
-    assert fidelity.line(fidelity.load("cpu", tmp_path))[1] == pytest.approx(np.sqrt(np.diag(spread)))  # each mean's error is 5 / sqrt(400)
+    found = fidelity.line(fidelity.load("cpu", tmp_path), "fid")[1]
+    assert found == pytest.approx(np.sqrt(np.diag(spread)))  # each mean's error is 5 / sqrt(400)
 
 
 # ------------------------------------------------------------------------------------------------ the plan

@@ -158,3 +158,17 @@ def test_a_row_of_one_seed_does_not_leave_one_seed_of_the_others(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert repr(live.curves("repa", "muon")).endswith("baseline n=2, repa n=2; one seed, not drawn: muon")
     assert repr(live.curves("muon")).endswith("baseline n=1, muon n=1")  # nothing is lost where no other has more
+
+
+def test_rows_of_samples_stand_in_the_order_asked_for_with_the_scores_of_their_runs(tmp_path, monkeypatch):
+    """Where two rows are compared by eye, the reader sees beside them what the eye cannot count."""
+    for name, fid in (("baseline", 20.0), ("ema", 19.0), ("muon", 10.0)):
+        folder = write_run(tmp_path / "results", name, 0, fid)
+        write_json(folder / "recipe.json", {"type": "Recipe", "scale": {"size": 8}})
+        Image.fromarray(np.zeros((8, 18, 3), np.uint8)).save(folder / "samples.png")
+    monkeypatch.chdir(tmp_path)
+    told = "baseline (lab-FID 20.00, composition 5.0), muon (lab-FID 10.00, composition 10.0), ema (lab-FID 19.00, composition 5.3)"
+    found = live.samples("muon", "ema", count=2)
+    assert repr(found) == f"3 rows of 2 images, 8 x 8 pixels: {told}" and ">lab-FID 10.00</div>" in found._repr_html_()
+    assert 'alt="muon, lab-FID 10.00, composition 10.0: 2 images side by side"' in found._repr_html_()
+    assert repr(pages.recorded(records("results", "cpu"), 2)).endswith("pixels: baseline, ema, muon")

@@ -1,4 +1,4 @@
-"""The API page: every module of the package, grouped; docstrings are plain sentences and need no reStructuredText."""
+"""The API pages: every module of the package, a page per group; docstrings are plain sentences and need no reStructuredText."""
 
 import ast
 import re
@@ -38,18 +38,46 @@ def is_page(path: Path) -> bool:
     return defines or (path.name != "__init__.py" and ast.get_docstring(tree) is not None)
 
 
-def api_page(package: Path) -> str:
-    """Markdown with one autodoc block per module, in the order of GROUPS; unlisted modules come last."""
-    todo = {name: path for name, path in modules(package).items() if is_page(path)}
-    lines = []
-    for group, heads in [*GROUPS.items(), ("More", sorted({name.split(".")[1] for name in todo}))]:
-        names = [name for head in heads for name in list(todo) if name.split(".")[1] == head]
-        if names:
-            lines += [f"## {group}", ""]
+def grouped(package: Path) -> dict[str, list[str]]:
+    """{group: modules with something to show}, in the order of GROUPS; unlisted modules come last."""
+    todo = [name for name, path in modules(package).items() if is_page(path)]
+    listed = [head for heads in GROUPS.values() for head in heads]
+    found = {group: [name for head in heads for name in todo if name.split(".")[1] == head] for group, heads in GROUPS.items()}
+    found["More"] = [name for name in todo if name.split(".")[1] not in listed]
+    return {group: names for group, names in found.items() if names}
+
+
+def slug(group: str) -> str:
+    """The file name of a group's page."""
+    return re.sub(r"\W+", "-", group.lower())
+
+
+def api_pages(package: Path) -> dict[str, str]:
+    """{file name: Markdown} with a page per group and on it one autodoc block per module."""
+    pages = {}
+    for group, names in grouped(package).items():
+        blocks = [f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n" for name in names]
+        pages[slug(group)] = "\n".join([f"# {group}\n", *blocks])
+    return pages
+
+
+def api_index(package: Path) -> str:
+    """Markdown with a list per group: each module, as a link, and the first line of its docstring."""
+    files, lines = modules(package), []
+    for group, names in grouped(package).items():
+        lines += [f"## [{group}](api/{slug(group)}.md)", ""]
         for name in names:
-            del todo[name]
-            lines += [f"### `{name}`", "", "```{eval-rst}", f".. automodule:: {name}", "   :members:", "```", ""]
-    return "\n".join(lines) + "\n"
+            told = ast.get_docstring(ast.parse(files[name].read_text(encoding="utf-8"))) or ""
+            first = told.partition("\n")[0]
+            lines.append(f"- {{py:mod}}`{name.partition('.')[2]} <{name}>`" + f": {typed(first)}" * bool(first))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def typed(text: str) -> str:
+    """A docstring's line as Markdown: code stays code, every other mark is shown as typed."""
+    pieces = re.split(r"(`[^`]+`)", text)
+    return "".join(piece if i % 2 else re.sub(r"([\\*_$<\[\]])", r"\\\1", piece) for i, piece in enumerate(pieces))
 
 
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:

@@ -3,13 +3,14 @@
 import filecmp
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's package and results, however it is installed
 
-from prx_alt import describe_pictures
-from prx_api import api_page, plain_docstring
+from prx_alt import describe_pictures, mark_columns
+from prx_api import api_index, api_pages, plain_docstring
 from prx_cite import citing_page
 from prx_methods import heads, methods_page, pages
 from prx_results import claimed, example, gallery, glance, number_cards, scales_table, scoreboards
@@ -35,6 +36,16 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def write_all(folder: Path, pages: Mapping[str, str]) -> None:
+    """Makes a folder hold these Markdown pages {file name: text} and no others."""
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("*.md"):
+        if path.stem not in pages:
+            path.unlink()
+    for name, text in pages.items():
+        write(folder / f"{name}.md", text)
+
+
 def generate(book: Path, root: Path) -> None:
     """Everything the pages include but nobody types: numbers, tables, pictures, the list of modules."""
     out = book / "_generated"
@@ -51,7 +62,8 @@ def generate(book: Path, root: Path) -> None:
     write(out / "scales.md", scales_table())
     write(out / "methods.md", methods_page(methods))
     write(out / "citing.md", citing_page(root / "CITATION.cff"))
-    write(out / "api.md", api_page(root / "prx_lab"))
+    write(out / "api.md", api_index(root / "prx_lab"))
+    write_all(book / "api", api_pages(root / "prx_lab"))
 
 
 def hero(book: Path) -> str:
@@ -74,6 +86,12 @@ def local_mathjax(app) -> None:
         shutil.copyfile(source, target)
 
 
+def sources_anew(app) -> None:
+    """Where all pages are read anew, pages of source are made anew: viewcode keeps one whose source is older, wherever its links lead."""
+    if not app.env.all_docs:
+        shutil.rmtree(Path(app.outdir) / "_modules", ignore_errors=True)
+
+
 def without_thebe(app, pagename, templatename, context, doctree) -> None:
     """html-page-context: live cells need a server and are off; their set-up names one, and stands twice on every page."""
     texts = ((script, f"{script.filename} {script.attributes.get('body', '')}") for script in context["script_files"])
@@ -89,8 +107,10 @@ def setup(app):
     mirror(book.parent / "notebooks", book / "notebooks")
     generate(book, book.parent)
     app.connect("builder-inited", local_mathjax)
+    app.connect("builder-inited", sources_anew)
     app.connect("config-inited", use_local_mathjax)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
     app.connect("doctree-read", describe_pictures)
+    app.connect("doctree-read", mark_columns)
     app.connect("html-page-context", without_thebe, priority=900)
-    return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}  # a new number has every page read again
+    return {"env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}  # a new number has every page read again

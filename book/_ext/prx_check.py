@@ -1,4 +1,5 @@
-"""Checks built pages: every internal link, anchor, picture, script and style exists, every picture has words, nothing is fetched.
+"""Checks built pages: every internal link, anchor, picture, script and style exists, every picture has words, nothing is fetched,
+no page names a path of the machine that built it.
 
 `python book/_ext/prx_check.py book/_build/html` prints a line for each fault.
 """
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 FETCHED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src"), ("video", "src")}
 SEARCH = ("search.html", "searchindex.js", "_static/searchtools.js")  # its page fetches nothing from elsewhere, as any other
+CHECKOUT = Path(__file__).resolve().parents[2]
 FILE_NAME = re.compile(r"[\w./%-]+\.(png|jpe?g|svg|gif|webp)", re.IGNORECASE)
 
 
@@ -50,6 +52,7 @@ def problems(root: Path) -> list[str]:
         name = page.path.relative_to(root)
         found += [f"{name}: {text}" for text in [*broken(page, pages, root), *wordless(page)]]
         found += [f"{name}: a reference that was not resolved: {text}" for text in page.unresolved]
+        found += [f"{name}: a path of this machine: {text}" for text in local(page)]
     return found + [f"The search needs {name}, which is not there." for name in SEARCH if not (root / name).is_file()]
 
 
@@ -80,6 +83,11 @@ def wordless(page: Page) -> Iterator[str]:
     for source, words in page.pictures:
         if words is None or not words.strip() or FILE_NAME.fullmatch(words.strip()):
             yield f"a picture without words: {source[:80]} ({words!r})"
+
+
+def local(page: Page) -> Iterator[str]:
+    """What stands on a page about the folder of this checkout, each once."""
+    yield from sorted(set(re.findall(rf"{re.escape(str(CHECKOUT))}(?:/[\w./-]*)?", page.path.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

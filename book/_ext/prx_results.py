@@ -2,26 +2,34 @@
 
 import json
 import math
-import shutil
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from prx_lab.errors import LabError
-from prx_lab.recipes import GLANCE, STACKS
+from prx_lab.images import sheet
+from prx_lab.pages import tiles
+from prx_lab.recipes import GLANCE
 from prx_lab.record import Record
 from prx_lab.record import records as find_records
 from prx_lab.report import pairs, tally
 from prx_lab.report.arrival import speedup
 from prx_lab.report.columns import columns
+from prx_lab.report.comparable import course
 from prx_lab.report.forest import forest, ranked
-from prx_lab.report.layout import Line, lines
+from prx_lab.report.layout import NO_BREAK, Line, lines
 from prx_lab.report.table import Cell, Row, Table
 from prx_lab.scales import SCALES as SIZES
 
 SCALES = {"gpu": "one GPU", "cpu": "minutes on a CPU", "smoke": "CI, seconds"}  # the most telling first
+STACK = "speedrun-tuned"  # of which a card tells how much sooner it is
+PIXELS = ("jit-muon", "jit")  # baselines of scales in pixels
 EVIDENCE = "notebooks/04_the_evidence.ipynb"
+CARD_ROWS, CARD_COLUMNS = 2, 4  # images of a gallery's card
+FRACTION = "A fraction in the place of seconds says how many of a recipe's runs reach the baseline's quality."
 NOTHING = "No runs are recorded yet: `make run` records a first pair.\n"
 
 
@@ -50,8 +58,10 @@ def number_cards(records: Sequence[Record], root: Path) -> str:
 
 def runs_card(records: Sequence[Record]) -> tuple[str, str]:
     shown = [record for record in records if record.scale in scales(records)]
-    recipes = {record.name for record in shown}
-    return str(len(shown)), f"recorded runs of {len(recipes)} recipe{'s' * (len(recipes) > 1)} ({', '.join(scales(records))} scale)"
+    own = {(r.scale, r.seed, course(r.recipe) if "scale" in r.recipe else r.folder) for r in shown if not r.borrows}
+    recipes = len({record.name for record in shown})
+    of = f"{len(own)} training{'s' * (len(own) != 1)} and {recipes} recipe{'s' * (recipes != 1)}"
+    return str(len(shown)), f"recorded runs of {of} ({', '.join(scales(records))} scale)"
 
 
 def challenger(table: Table) -> Row | None:
@@ -88,17 +98,16 @@ def pair(cell: Cell) -> tuple[float, float]:
 
 
 def sooner(scale: str, base: str, judge: str, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """How many times sooner a technique or a stack has the baseline's final quality, of those whose interval says sooner the surest.
+    """How many times sooner the tuned stack has the baseline's final quality; nothing where some seed never has it.
 
-    Nothing where there is none. Steps are exact, while seconds depend on what else the machine did.
+    One recipe, named beforehand: the surest of many would flatter. Steps are exact, while seconds depend on what else the machine did.
     """
-    known = {name: speedup(*pairs.pair(tuple(records), name, base, scale), "step") for name in sorted({*GLANCE, *STACKS} - {base})}
-    sure = {name: one for name, one in known.items() if one.interval.lo > 1}
-    if not sure:
+    found = speedup(*pairs.pair(tuple(records), STACK, base, scale), "step")
+    if math.isnan(found.interval.mean):
         return []
-    name = max(sure, key=lambda name: sure[name].interval.lo)
-    text = f"sooner, in steps, at the baseline's final {judge}: {name}, {sure[name].text} over {sure[name].n} seeds"
-    return [(f"{sure[name].interval.mean:.2f} ×", text)]
+    decided = "" if found.interval.lo > 1 or found.interval.hi < 1 else ", undecided"
+    text = f"sooner, in steps, at the baseline's final {judge}: {STACK}, {found.text} over {found.n} seed{'s' * (found.n > 1)}{decided}"
+    return [(f"{found.interval.mean:.2f} ×", text)]
 
 
 # -------------------------------------------------------------------------------------------- scoreboard
@@ -109,7 +118,7 @@ def scoreboards(records: Sequence[Record], root: Path, pages: Mapping[str, str])
     boards = {scale: board(scale, root, pages) for scale in scales(records)}
     if len(boards) == 1:
         return "".join(boards.values())
-    tabs = "\n".join(f":::{{tab-item}} {told(scale)}\n{text}:::\n" for scale, text in boards.items())
+    tabs = "\n".join(f":::{{tab-item}} {scale}\n{text}:::\n" for scale, text in boards.items())
     return f"::::{{tab-set}}\n{tabs}::::\n"
 
 
@@ -117,7 +126,8 @@ def board(scale: str, root: Path, pages: Mapping[str, str]) -> str:
     """The table of a scale as HTML whose columns a script can sort: a body per recipe, so that its lines stay together."""
     table = Table.of(scale, baseline=compared(scale, root), root=root)
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in ("recipe", "n", *(metric.head for metric in table.metrics)))
-    notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes) + missing(table, pages)
+    some = any(" reach it" in text for line in lines(table) for text in line.texts)
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (*table.notes, *[FRACTION] * some)) + missing(table, pages)
     caption = f"Every recorded recipe at {told(scale)}"
     return (
         f'```{{raw}} html\n<div class="prx-board" role="region" tabindex="0" aria-label="{escape(caption)}">\n'
@@ -127,9 +137,9 @@ def board(scale: str, root: Path, pages: Mapping[str, str]) -> str:
 
 
 def compared(scale: str, root: Path) -> str:
-    """What the rows of a scale are held against: the baseline, or the one in pixels where that alone is recorded."""
-    names = {record.name for record in find_records(root, scale)}
-    return "jit" if "jit" in names and "baseline" not in names else "baseline"
+    """What the rows of a scale are held against: the baseline or, where that is not recorded, the one in pixels with the most seeds."""
+    seeds = Counter(record.name for record in find_records(root, scale))
+    return "baseline" if seeds["baseline"] else max(PIXELS, key=lambda name: seeds[name]) if any(map(seeds.get, PIXELS)) else "baseline"
 
 
 def missing(table: Table, wanted: Iterable[str]) -> str:
@@ -152,15 +162,17 @@ def bodies(table: Table, pages: Mapping[str, str]) -> list[str]:
 
 
 def sort_keys(table: Table) -> list[str]:
-    """For each recipe its label, n and means as JSON; null for what was not measured or never reached."""
-    means = ([row.cells[metric.name].mean for metric in table.metrics] for row in table.rows)
+    """For each recipe its label, n and means as JSON; null for what was not measured or reached, or judged otherwise than the baseline."""
+    alike = (row.is_baseline or any(cell.base for cell in row.cells.values()) for row in table.rows)
+    means = ([row.cells[metric.name].mean if same else math.nan for metric in table.metrics] for row, same in zip(table.rows, alike))
     plain = ([value if math.isfinite(value) else None for value in row] for row in means)
     return [escape(json.dumps([row.label, len(row.seeds), *values])) for row, values in zip(table.rows, plain)]
 
 
 def broken(text: str) -> str:
-    """A cell as HTML, its interval and its number of seeds on lines of their own: columns stay narrow."""
-    return escape(text).replace(" [", "<br>[").replace(" (n=", "<br>(n=").replace(" reach it", "<br>reach it")
+    """A cell as HTML whose column stays narrow: its interval and its n on lines of their own, runs that arrive as a fraction."""
+    few = re.sub(r"^(\d+) of (\d+) reach it", r'\1/\2<span class="prx-said"> reach it</span>', escape(text))
+    return few.replace(" [", "<br>[").replace(" (n=", "<br>(n=")
 
 
 def line_html(line: Line, pages: Mapping[str, str]) -> str:
@@ -192,12 +204,12 @@ def gallery(records: Sequence[Record], out: Path, heads: Iterable[str], pages: M
 
 
 def card(record: Record, out: Path, page: str) -> str:
+    """A card with the first images of a run, large enough to see what they are, and its scores."""
     picture = out / "gallery" / f"{record.scale}-{record.folder.parent.name}.png"
     picture.parent.mkdir(exist_ok=True)
-    shutil.copyfile(record.samples, picture)
+    sheet(tiles(record)[: CARD_ROWS * CARD_COLUMNS], CARD_COLUMNS).save(picture)
     shown = columns(("fid", "composition"), [record])
-    numbers = [f"{metric.title} {metric.show(record.metric(metric.name))}" for metric in shown]
-    text = f"{told(record.scale)}, seed {record.seed}: {', '.join(numbers)}"
+    text = ", ".join(f"{metric.title} {metric.show(record.metric(metric.name))}".replace(" ", NO_BREAK) for metric in shown)
     link = f":link: {page}\n:link-type: doc\n" if page else ""
     return (
         f":::{{grid-item-card}} {record.name}\n{link}:img-top: _generated/gallery/{picture.name}\n"
@@ -216,7 +228,7 @@ def glance(records: Sequence[Record], root: Path, out: Path) -> str:
             continue
         if plot:
             plot.save(out / "forest.png")
-            return f":::{{div}} prx-scroll\n```{{image}} {out.name}/forest.png\n:alt: {plot}\n```\n:::\n"
+            return f"```{{image}} {out.name}/forest.png\n:alt: {plot}\n:class: prx-plot\n```\n"
     return NOTHING
 
 

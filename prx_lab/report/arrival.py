@@ -14,6 +14,7 @@ from prx_lab.report.comparable import machine
 from prx_lab.report.evidence import NONE, Estimate, estimate
 
 TINY = 1e-9
+RISING = ("composition", "shape", "colour", "size", "material", "relation")  # shares of what is right
 
 
 def falling(values: Sequence[float]) -> np.ndarray:
@@ -24,6 +25,12 @@ def falling(values: Sequence[float]) -> np.ndarray:
     """
     logs = np.log(np.maximum(np.asarray(values, float), TINY))
     return np.exp(isotonic_regression(logs, increasing=False).x)
+
+
+def remaining(run: Record, metric: str) -> list[dict[str, float]]:
+    """A run's curve of a distance or, of a score that rises, of what it lacks to 1."""
+    points = clock.curve(run, metric)
+    return points if metric not in RISING else [p | {"value": 1 - p["value"]} for p in points]
 
 
 def apart(run: Record, base: Record, against: str) -> bool:
@@ -38,7 +45,7 @@ def arrival(run: Record, base: Record, against: str = "seconds", metric: str = "
     arrives at its own end when its curve stops falling. NaN without curves, and for seconds of two machines; a first point that
     is good enough counts itself.
     """
-    ours, theirs = clock.curve(run, metric), clock.curve(base, metric)
+    ours, theirs = remaining(run, metric), remaining(base, metric)
     if not ours or not theirs or apart(run, base, against):
         return math.nan
     goal = math.log(falling([p["value"] for p in theirs])[-1])
@@ -53,7 +60,7 @@ def at_equal_time(run: Record, base: Record, against: str = "seconds", metric: s
     Between points the logarithm is interpolated. A run that ends sooner keeps its last value; NaN without curves, for seconds of
     two machines, and where the base ends before the first point of the run.
     """
-    ours, theirs = clock.curve(run, metric), clock.curve(base, metric)
+    ours, theirs = remaining(run, metric), remaining(base, metric)
     if not ours or not theirs or apart(run, base, against) or theirs[-1][against] < ours[0][against]:
         return math.nan
     logs = np.log(falling([p["value"] for p in ours]))
@@ -114,14 +121,14 @@ def factor(found: Estimate) -> str:
     return "" if not found.n else f"{found.mean:.2f}" + ("" if math.isnan(found.lo) else f" [{found.lo:.2f}, {found.hi:.2f}]")
 
 
-def speedup(runs: Sequence[Record], base: Sequence[Record], against: str = "seconds") -> Speedup:
-    """The net speedup over the seeds in common: the baseline's time to its final FID over the technique's to the same FID."""
+def speedup(runs: Sequence[Record], base: Sequence[Record], against: str = "seconds", metric: str = "fid") -> Speedup:
+    """The net speedup over the seeds in common: the baseline's time to its final score over the technique's to the same score."""
     theirs, factors, missed = {run.seed: run for run in base}, [], []
     for run in runs:
         if run.seed in theirs:
-            there, here = arrival(theirs[run.seed], theirs[run.seed], against), arrival(run, theirs[run.seed], against)
+            there, here = (arrival(one, theirs[run.seed], against, metric) for one in (theirs[run.seed], run))
             if math.isinf(here):
-                missed.append(there / clock.curve(run)[-1][against])
+                missed.append(there / clock.curve(run, metric)[-1][against])
             elif not math.isnan(here):
                 factors.append(there / here)
     return Speedup(tuple(factors), tuple(missed))

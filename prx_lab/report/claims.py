@@ -20,12 +20,10 @@ from prx_lab.report.evidence import Estimate
 from prx_lab.report.layout import bound, counted, percent
 from prx_lab.report.listing import Listing
 from prx_lab.report.pairs import above, changed, noises, of_recipe, pair
-from prx_lab.report.posts import Published, across, required, share
+from prx_lab.report.posts import FEW, MANY, Published, across, at, required, share
 
 REPRODUCED, NOT, UNDECIDED, MISSING = "reproduced", "not reproduced", "undecided", "not recorded yet"
 APART = f"{UNDECIDED}: recorded with other images, captions or settings of the scale than its baseline"
-FEW = "cpu-256"  # where the post has 256 tokens, in pixels
-MANY = "cpu-1024"  # where the post has 1024 tokens
 LONG = "cpu-standard"  # where the post has a late part of training
 LARGE = 9.0  # a change beyond is told as a factor
 MARGIN = 0.05  # a change within this share of the baseline is no change
@@ -51,7 +49,6 @@ class Claim:
     metrics: tuple[str, ...] = DISTANCES
     sign: int | None = None
     scale: str = ""  # another scale than that of the table
-    rows: tuple[str, str] | None = None  # recipes with the post's numbers, where those are not the pair's
     caveat: str = ""  # what else than the claim moves the pair, where that is known to be much
 
 
@@ -74,15 +71,15 @@ CLAIMS = (
     Claim("x-prediction makes training in pixels feasible (no v-prediction was run there)", "jit", "jit-v", ("fid",), -1),
     Claim("TREAD at few tokens costs quality", "tread"),
     Claim("SPRINT at few tokens costs quality", "sprint"),
-    Claim("TREAD at few tokens costs quality", "jit-tread", "jit", scale=FEW, rows=("tread", "baseline")),
-    Claim("SPRINT at few tokens costs quality", "jit-sprint", "jit", scale=FEW, rows=("sprint", "baseline")),
+    Claim("TREAD at few tokens costs quality", "jit-tread", "jit", scale=FEW),
+    Claim("SPRINT at few tokens costs quality", "jit-sprint", "jit", scale=FEW),
     Claim("SPRINT costs more than TREAD", "sprint", "tread"),
-    Claim("SPRINT costs more than TREAD", "jit-sprint", "jit-tread", scale=FEW, rows=("sprint", "tread")),
+    Claim("SPRINT costs more than TREAD", "jit-sprint", "jit-tread", scale=FEW),
     Claim("cited: self-guidance beats plain guidance of equal scale (FID)", "tread-self-guided", "tread", ("fid",), -1),
     Claim("cited: sparse guidance beats plain guidance of equal scale (FID)", "tread-sparse", "tread-half-guidance", ("fid",), -1),
-    Claim("TREAD at 1024 tokens improves quality", "jit-muon-tread", "jit-muon", scale=MANY, rows=("jit-tread", "jit")),
-    Claim("SPRINT at 1024 tokens improves quality", "jit-muon-sprint", "jit-muon", scale=MANY, rows=("jit-sprint", "jit")),
-    Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-muon-tread", "jit-muon-sprint", scale=MANY, rows=("jit-tread", "jit-sprint")),
+    Claim("TREAD at 1024 tokens improves quality", "jit-muon-tread", "jit-muon", scale=MANY),
+    Claim("SPRINT at 1024 tokens improves quality", "jit-muon-sprint", "jit-muon", scale=MANY),
+    Claim("TREAD at 1024 tokens is ahead of SPRINT", "jit-muon-tread", "jit-muon-sprint", scale=MANY),
     Claim("short captions harm", "short-captions", caveat=ABROAD),
     Claim("advice: finish on mixed captions for short prompts", "mixed-finish-short-prompts", "long-short-prompts", ("fid",), -1),
     Claim("camera images instead of synthetic: FID down, the others up", "camera", "render-on-camera", caveat=DOMAINS),
@@ -157,9 +154,8 @@ def early(runs: Sequence[Record]) -> bool:
 
 def printed(claim: Claim, metric: str, posts: tuple[Published, ...]) -> float:
     """The post's change of a metric as a share of its baseline; NaN where it printed none."""
-    recipe, against = claim.rows or (claim.recipe, claim.against)
-    found = share(recipe, against, metric, posts)
-    return across(recipe, against, metric, posts) if math.isnan(found) else found
+    found = share(claim.recipe, claim.against, metric, posts)
+    return across(claim.recipe, claim.against, metric, posts) if math.isnan(found) else found
 
 
 def claims_of(recipes: Collection[str] = ()) -> tuple[Claim, ...]:
@@ -177,7 +173,7 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
     for claim in claims_of(recipes):
         place = claim.scale or scale
         for metric in columns(claim.metrics, [run for run in found if run.scale == place]):
-            post = printed(claim, metric.name, posts)
+            post = printed(claim, metric.name, at(place, posts))
             sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
             runs, base = pair(found, claim.recipe, claim.against, place)
             images = luck.shared(runs, base, metric.name)

@@ -76,7 +76,7 @@ def table(
         for metric in shown:
             one = crossing(found, first, second, metric.name, whole[metric.name], scale)
             if one:
-                ratios = (factor(Estimate(e.n, 1 + e.mean, 1 + e.lo, 1 + e.hi)) for e in (one.first, one.second, one.moved))
+                ratios = map(ratio_of, (one.first, one.second, one.moved))
                 lines.append((" / ".join(first), " / ".join(second), metric.head, str(len(one.seeds)), *ratios))
                 known += one.images
             else:
@@ -93,3 +93,46 @@ def table(
 
 
 RATIOS = ("first", "second", "second / first")
+
+
+# ------------------------------------------------------------------------------------------------ two scales
+def moved(first: Estimate, second: Estimate) -> Estimate:
+    """From the ratio 1 + `first` to the ratio 1 + `second`, of trainings that have nothing in common, minus 1.
+
+    On the logarithm the squares of both half-widths add up: exact where both have the same degrees of freedom and one of them is large
+    beside the other, and too wide otherwise (the t quantile of the sum is the smaller one). No interval where either has none.
+    """
+    logs = [[math.log1p(value) for value in (one.mean, one.lo, one.hi)] for one in (first, second)]
+    mean, half = logs[1][0] - logs[0][0], math.hypot(*(hi - lo for _, lo, hi in logs)) / 2
+    return Estimate(min(first.n, second.n), *(math.expm1(value) for value in (mean, mean - half, mean + half)))
+
+
+def scales(rows: Sequence[tuple[Pair, str, Pair, str]], metrics: Sequence[str] = ("fid",), root: str | Path = "results") -> Listing:
+    """A line for each pair at a scale and pair at another, and metric: both ratios as claims have them, and the second over the first.
+
+    LabError where nothing is recorded.
+    """
+    found, lines = records(root).found, []
+    for first, here, second, there in rows:
+        for metric in columns(metrics, [run for run in found if run.scale in (here, there)]):
+            both = []
+            for names, scale in ((first, here), (second, there)):
+                runs, base = pair(found, *names, scale)
+                images = luck.shared(runs, base, metric.name)
+                both.append(changed(runs, base, metric.name, noises(found, scale, metric.name), images))
+            if all(one.n for one in both):
+                shown = (ratio_of(one) for one in (*both, moved(*both)))
+                seeds = " and ".join(str(one.n) for one in both)
+                lines.append((f"{' / '.join(first)} at {here}", f"{' / '.join(second)} at {there}", metric.head, seeds, *shown))
+    if not lines:
+        raise LabError("No two pairs of these rows are recorded at both of their scales yet.")
+    notes = (
+        "Ratios over common seeds with 95 % t intervals, whose noise is learnt from all recipes of the scale; one seed has none. The last "
+        "column is 1 where a change does the same at both scales; its interval is at least as wide as it should be.",
+    )
+    return Listing(("first pair", "second pair", "measure", "n", *RATIOS), tuple(lines), ("n", *RATIOS), notes)
+
+
+def ratio_of(change: Estimate) -> str:
+    """A change as a ratio with its interval."""
+    return factor(Estimate(change.n, 1 + change.mean, 1 + change.lo, 1 + change.hi))

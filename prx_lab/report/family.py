@@ -13,6 +13,9 @@ ALIKE = 1e4  # a freedom beyond is not told from an infinite one
 RARE = 0.001  # a chance below it, times the number of recipes, is none
 
 
+NONE: Mapping[str, Mapping[Hashable, float]] = {}
+
+
 @dataclass(frozen=True)
 class Variance:
     """An estimated variance and the degrees of freedom behind it."""
@@ -58,14 +61,14 @@ class Noise:
         return Variance(total, min(total**2 / sum(one.value**2 / one.freedom for one in each), self.freedom))
 
 
-def noise(values: Mapping[str, Mapping[Hashable, float]], trained: Mapping[str, Mapping[Hashable, float]] | None = None) -> Noise:
+def noise(values: Mapping[str, Mapping[Hashable, float]], trained: Mapping[str, Mapping[Hashable, float]] = NONE) -> Noise:
     """The noise in log value = recipe + seed + noise of all runs {recipe: {seed: value}} (randomised blocks, least squares).
 
     Two or three seeds tell little about the spread of one recipe; all recipes together tell much, as far as they scatter alike.
-    The family is learnt from `trained`, the runs that are trainings of their own (all of them by default, or where these tell
-    nothing); every recipe is then held against it. NaN and no freedom where nothing is repeated.
+    The family is learnt from `trained`, the runs that are trainings of their own (all of them where these tell nothing); every recipe is
+    then held against it. NaN and no freedom where nothing is repeated.
     """
-    family = values if trained is None or not scatter(trained) else trained
+    family = trained if scatter(trained) else values
     own, apart = scatter(family), {}
     while wild := wildest(own):
         apart |= {name: own[name] for name in wild}

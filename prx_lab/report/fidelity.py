@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from prx_lab import record
 from prx_lab.errors import LabError
@@ -23,13 +24,15 @@ from prx_lab.metrics.features import extract
 from prx_lab.metrics.fid import fid
 from prx_lab.metrics.mmd import mmd, unit
 from prx_lab.recipe import Recipe
-from prx_lab.report.layout import percent
+from prx_lab.report.columns import DISTANCES, METRICS
 from prx_lab.report.listing import Note
 from prx_lab.sample import from_run
 from prx_lab.scales import SCALES
 from prx_lab.show import COLOURS, Plot, figure
 
 BATCH = 32  # of the evaluation whose noise is repeated
+DRAWS = 4  # of either kind of noise
+APART = 1 << 20  # between the keys of two draws: more than there are images
 SIZES = (64, 128, 256, 512, 1024)
 FOLDER = "results/judges"
 
@@ -51,8 +54,11 @@ def row(n: int, values: Sequence[float]) -> dict[str, float | None]:
     return {"n": n, "mean": statistics.fmean(values), "sd": sd, "parts": len(values)}
 
 
-def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH) -> dict[str, Any]:
-    """Both kinds of noise for a recorded run with weights, and the machine it was done on; LabError where it has too few images."""
+def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH, draws: int = DRAWS) -> dict[str, Any]:
+    """Both kinds of noise for a recorded run with weights, and the machine it was done on; LabError where it has too few images.
+
+    `distances` are those of the first draw of each kind in parts, `draws` those of every draw on all images.
+    """
     sampler, recipe = from_run(folder), Recipe.from_json(record.Record.load(folder).recipe)
     judge = bench(recipe, sampler.device, n=max(sizes))
     if judge.n < max(sizes):
@@ -60,9 +66,15 @@ def study(folder: Path, sizes: Sequence[int] = SIZES, batch: int = BATCH) -> dic
     images = partial(pictures, sampler.model, sampler.recipe, judge, range(judge.n), sampler.mean)
     kinds: dict[str, Callable[[int], int]] = {"own": lambda i: i, "repeated": lambda i: i % batch}
     found = {kind: distances(images(key=key), judge, sizes) for kind, key in kinds.items()}
+    again = {kind: {metric: [rows[-1]["mean"]] for metric, rows in of.items()} for kind, of in found.items()}
+    for draw in range(1, draws):
+        for kind, key in kinds.items():
+            whole = distances(images(key=lambda i, at=draw * APART, key=key: at + key(i)), judge, [max(sizes)])
+            for metric, rows in whole.items():
+                again[kind][metric].append(rows[-1]["mean"])
     told = {"run": record.label(folder), "batch": batch, "reference_n": len(judge.reference[FEATURES[0]])}
     told |= {"judges": {metric: network(metric).name for metric in judge.reference}, "env": record.env(device=str(sampler.device))}
-    return told | {"distances": found}
+    return told | {"distances": found, "draws": again}
 
 
 def keep(folder: Path) -> Path:
@@ -82,67 +94,80 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------ showing
-def points(found: dict[str, Any], kind: str, metric: str = "fid") -> NDArray:
+def points(found: dict[str, Any], kind: str, metric: str) -> NDArray:
     """(2, sizes): 1 / n, and the mean distance at n."""
     return np.array([(1 / one["n"], one["mean"]) for one in found["distances"][kind][metric]]).T
 
 
+def measured(found: dict[str, Any]) -> dict[str, str]:
+    """{metric: its title} of the distances of a study."""
+    return {metric: f"lab-{METRICS[metric].title}" for metric in DISTANCES if metric in found["distances"]["own"]}
+
+
 def curve(scale: str = "cpu", folder: str | Path = FOLDER) -> Plot:
-    """FID against the number of images, for both kinds of noise."""
+    """Every distance against the number of images, for both kinds of noise."""
     found = load(scale, folder)
-    made, axes = figure(6.6, 2.8)
-    for kind, colour in zip(("own", "repeated"), COLOURS):
-        x, y = points(found, kind)
-        axes[0, 0].plot(1 / x, y, "o-", color=colour, label=f"{kind} noise")
-    ticks = [one["n"] for one in found["distances"]["own"]["fid"]]
-    axes[0, 0].set(xlabel="images n", ylabel="lab-FID", title="One trained network, judged on more and more of its images")
-    axes[0, 0].set_xscale("log", base=2)
-    axes[0, 0].set_xticks(ticks, list(map(str, ticks)))
-    axes[0, 0].legend()
-    return Plot(made, "lab-FID of one network against the number of images, with noise of each image's own and with repeated noise")
+    titles = measured(found)
+    made, axes = figure(2.4 * len(titles), 2.6, 1, len(titles))
+    for axis, (metric, title) in zip(axes[0], titles.items()):
+        for kind, colour in zip(("own", "repeated"), COLOURS):
+            x, y = points(found, kind, metric)
+            axis.plot(1 / x, y, "o-", color=colour, label=f"{kind} noise" if axis is axes[0, 0] else None)
+        ticks = [one["n"] for one in found["distances"]["own"][metric]]
+        axis.set(xlabel="images n", title=title)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, list(map(str, ticks)), fontsize=8)
+        axis.set_ylim(0)
+    made.legend(loc="outside lower center", ncols=2)
+    names = " and ".join(titles.values())
+    return Plot(made, f"{names} of one network against the number of images, with noise of each image's own and with repeated noise")
 
 
 def law(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
-    """The weighted straight line in 1 / n through the FIDs with standard errors, and how much of a FID of this scale is bias."""
-    (slope, limit), (steep, level) = line(load(scale, folder))
-    n = SCALES[scale].eval_n
-    whole = limit + slope / n
-    told = f"lab-FID of this network is about {limit:.2f} ± {level:.2f} + ({slope:.0f} ± {steep:.0f}) / n"
-    noisy = f"; images alone move it by {image_noise(scale, n, folder):.0%}"
-    return Note(f"{told}: at n = {n} that is {whole:.2f}, {slope / n / whole:.0%} of it bias{noisy} (one standard deviation).")
+    """The weighted straight line in 1 / n through each distance with standard errors, and how much of one of this scale is bias."""
+    found, n, lines = load(scale, folder), SCALES[scale].eval_n, []
+    for metric, title in measured(found).items():
+        (slope, limit), (steep, level) = line(found, metric)
+        whole, digits = limit + slope / n, METRICS[metric].digits
+        told = f"{title} of this network is about {limit:.{digits}f} ± {level:.{digits}f} + ({slope:.2g} ± {steep:.2g}) / n"
+        noisy = f"; images alone move it by {image_noise(scale, n, folder, metric):.0%}"
+        lines.append(f"{told}: at n = {n} that is {whole:.{digits}f}, {slope / n / whole:.0%} of it bias{noisy} (one standard deviation).")
+    return Note("\n".join(lines))
 
 
-def line(found: dict[str, Any]) -> tuple[NDArray, NDArray]:
-    """(slope, limit) of the line in 1 / n through the FIDs and their standard errors, each mean weighed by its images' noise.
+def line(found: dict[str, Any], metric: str) -> tuple[NDArray, NDArray]:
+    """(slope, limit) of the line in 1 / n through the distances and their standard errors, each mean weighed by its images' noise.
 
     The means share images: treating them as independent makes the slope's error too large rather than too small.
     """
-    x, y = points(found, "own")
-    errors = deviation(found) / np.sqrt([one["n"] * one["parts"] for one in found["distances"]["own"]["fid"]])
+    x, y = points(found, "own", metric)
+    errors = deviation(found, metric) / np.sqrt([one["n"] * one["parts"] for one in found["distances"]["own"][metric]])
     fitted, spread = np.polyfit(x, y, 1, w=1 / errors, cov="unscaled")
     return fitted, np.sqrt(np.diag(spread))
 
 
-def deviation(found: dict[str, Any]) -> float:
-    """c of sd = c / sqrt(n), the deviation of a FID over images, pooled over the sizes that have several parts."""
-    rows = [one for one in found["distances"]["own"]["fid"] if one["parts"] > 1]
+def deviation(found: dict[str, Any], metric: str) -> float:
+    """c of sd = c / sqrt(n), the deviation of a distance over images, pooled over the sizes that have several parts."""
+    rows = [one for one in found["distances"]["own"][metric] if one["parts"] > 1]
     freedom = sum(one["parts"] - 1 for one in rows)
     return math.sqrt(sum((one["parts"] - 1) * one["n"] * one["sd"] ** 2 for one in rows) / freedom) if freedom else math.nan
 
 
-def image_noise(scale: str, n: int, folder: str | Path = FOLDER) -> float:
-    """The standard deviation of a FID on n images over the choice of images, as a share of its value."""
+def image_noise(scale: str, n: int, folder: str | Path = FOLDER, metric: str = "fid") -> float:
+    """The standard deviation of a distance on n images over the choice of images, as a share of its value."""
     found = load(scale, folder)
-    (slope, limit), _ = line(found)
-    return deviation(found) / math.sqrt(n) / (limit + slope / n)
+    (slope, limit), _ = line(found, metric)
+    return deviation(found, metric) / math.sqrt(n) / (limit + slope / n)
 
 
 def repeated(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
-    """What repeated noise does to each distance at the largest n."""
+    """What repeated noise does to each distance at the largest n: a factor with its interval over draws of noise (Welch's)."""
     found, lines = load(scale, folder), []
-    for metric, title in (("fid", "lab-FID"), ("cmmd", "lab-CMMD"), ("dino_mmd", "lab-DINO-MMD")):
-        own, again = (found["distances"][kind][metric][-1] for kind in ("own", "repeated"))
-        change = percent(again["mean"] / own["mean"] - 1)
-        told = f"{own['mean']:.3f} with noise of each image's own, {again['mean']:.3f} with {found['batch']} noises ({change})"
-        lines.append(f"{title}, n = {own['n']}: {told}")
-    return Note("\n".join(lines))
+    for metric, title in measured(found).items():
+        own, again = (np.log(found["draws"][kind][metric]) for kind in ("own", "repeated"))
+        interval = stats.ttest_ind(again, own, equal_var=False).confidence_interval()
+        ratio, lo, hi = (math.exp(v) for v in (again.mean() - own.mean(), *interval))
+        told = f"{math.exp(own.mean()):.3f} with noise of each image's own, {math.exp(again.mean()):.3f} with {found['batch']} noises"
+        lines.append(f"{title}, n = {found['distances']['own'][metric][-1]['n']}: {told}, × {ratio:.2f} [{lo:.2f}, {hi:.2f}]")
+    draws = len(found["draws"]["own"][DISTANCES[0]])
+    return Note("\n".join([*lines, f"Geometric means of {draws} draws of either kind of noise, the same captions and weights."]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prx_lab.errors import LabError
 from prx_lab.record import Record, records
@@ -18,7 +19,7 @@ from prx_lab.report.family import Noise, Variance, noise
 from prx_lab.report.layout import percent
 from prx_lab.report.listing import Listing, Note
 from prx_lab.report.pairs import base_of, noises, of_recipe, pair
-from prx_lab.report.table import Table
+from prx_lab.report.table import Row, Table
 from prx_lab.scales import SCALES, along
 
 MUCH = 100  # degrees of freedom that draw every recipe to the typical one
@@ -77,23 +78,30 @@ def variances(table: Table, metric: str) -> dict[str, Variance]:
 
 
 def pairing(table: Table) -> Note:
-    """By how much the seeds that recipes share narrow a difference: its deviation over that of runs that share nothing."""
+    """By how much the seeds that recipes share narrow a ratio: the deviation of its logarithm over that of runs that share nothing.
+
+    Over trainings of their own that are judged as the baseline is, each weighed alike: a row that scatters most would speak for all.
+    """
     lines, factors = [], {}
     for metric in table.metrics:
-        cells = [row.cells[metric.name] for row in table.rows if not row.is_baseline and len(row.cells[metric.name].common) > 1]
-        both = [np.array([(cell.values[s], cell.base[s]) for s in cell.common]) for cell in cells]
-        unpaired = math.sqrt(np.mean([b.var(axis=0, ddof=1).sum() for b in both])) if both else 0.0
-        if unpaired:
-            paired = math.sqrt(np.mean([np.diff(b).var(ddof=1) for b in both]))
-            lines.append(f"{metric.title}: the standard deviation of a difference is {paired / unpaired:.2f} times that of unpaired runs")
-            factors |= {metric.title: paired / unpaired} if metric.name in QUALITY else {}
+        both = [logs for row in table.rows if not row.is_baseline and len(logs := log_pairs(row, metric.name)) > 1]
+        unpaired, paired = ([float(np.var(own, axis=0, ddof=1).sum()) for own in part] for part in (both, [np.diff(b) for b in both]))
+        if sum(unpaired):
+            narrowed = math.sqrt(float(np.median(paired)) / float(np.median(unpaired)))
+            lines.append(f"{metric.title}: the standard deviation of a log ratio is {narrowed:.2f} times that of unpaired runs")
+            factors |= {metric.title: narrowed} if metric.name in QUALITY else {}
     if factors:
         less, same = ([title for title, f in factors.items() if (f < HARDLY) == narrowed] for narrowed in (True, False))
-        told = [f"narrow the differences of {', '.join(less)}"] * bool(less) + [f"hardly or not narrow those of {', '.join(same)}"] * bool(
-            same
-        )
+        told = [f"narrow the ratios of {', '.join(less)}"] * bool(less) + [f"hardly or not narrow those of {', '.join(same)}"] * bool(same)
         lines.append(f"In these runs shared seeds {'; they '.join(told)}.")
     return Note("\n".join(lines) or "No recipe shares two seeds with the baseline yet: nothing can be said about seeds.")
+
+
+def log_pairs(row: Row, metric: str) -> NDArray:
+    """The logarithms (n, 2) of a metric of the baseline and of a row, over common seeds at which the row is a training of its own."""
+    cell = row.cells[metric]
+    pairs = [(cell.base[seed], cell.values[seed]) for seed in cell.common if seed not in row.borrowed]
+    return np.log([pair for pair in pairs if min(pair) > 0]).reshape(-1, 2)
 
 
 def factor_of(found: Variance) -> str:
@@ -219,6 +227,29 @@ def sooner(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: st
         "every seed must fall short. Seconds are only indicative, steps exact.",
     )
     return Listing(head, tuple(rows), ("n", "in seconds", "in steps"), notes)
+
+
+def goals(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results") -> Listing:
+    """How many times sooner, in steps, recipes have each of the baseline's final scores, and whether that is `goal` times.
+
+    Of composition what is wrong is read, which falls as a distance does. LabError where none of them shares a seed with the baseline.
+    """
+    found, rows = records(root, scale).found, []
+    base = base_of(found, scale, baseline)
+    shown = columns(QUALITY, list(base))
+    for name in recipes:
+        runs, _ = pair(found, name, baseline, scale)
+        each = [speedup(runs, base, "step", metric.name) for metric in shown]
+        if any(one.n for one in each):
+            told = (f"{one.text}, {one.verdict(goal).partition(':')[0]}" if one.n else "" for one in each)
+            rows.append((name, str(max(one.n for one in each)), *told))
+    if not rows:
+        raise LabError(f"No run of {', '.join(recipes)} shares a seed with {baseline} at {scale} scale yet.")
+    notes = (
+        f"Times sooner at the score with which {baseline} ends, with the 95 % t interval over seeds, and whether the whole of it is "
+        f"{goal:g} or more. The luck of the images, which all seeds share, is in no interval: along a curve it is large.",
+    )
+    return Listing(("recipe", "n", *(metric.title for metric in shown)), tuple(rows), ("n",), notes)
 
 
 def shortened(

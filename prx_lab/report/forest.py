@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 from prx_lab.errors import LabError
 from prx_lab.record import records
 from prx_lab.report import luck
-from prx_lab.report.claims import MANY
 from prx_lab.report.columns import METRICS, Metric, columns
-from prx_lab.report.comparable import alike
 from prx_lab.report.evidence import Estimate
-from prx_lab.report.pairs import base_of, changed, noises, of_recipe
-from prx_lab.report.posts import published, share
+from prx_lab.report.pairs import base_of, changed, noises, pair
+from prx_lab.report.posts import at, published, share
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 if TYPE_CHECKING:
@@ -32,8 +30,10 @@ TICKS = (  # that row of which most lie on the axis, and no more than ROOM, none
     (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4),
 )
 UNDECIDED = "undecided"
+ALL = ("*",)
 COLOUR = {"better": BETTER, "worse": WORSE, UNDECIDED: GREY}
-ROOM, APART = 6, 0.1  # ticks, and the share of the axis between two of them
+ROOM, APART = 6, 0.13  # ticks, and the share of the axis between two of them
+AXIS, LETTER, SMALL = 3.0, 0.075, 9  # inches of the axis and of a letter of the names beside it, so that a phone can show both; points
 NARROWEST = (0.8, 1.25)  # an axis shows at least this much, or one point would look like a large effect
 
 
@@ -59,11 +59,11 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
 
     Of `seeds` only where some are named.
     """
-    found, posts = records(root).found, tuple(row for row in published() if (row.tokens == "1024") == (scale == MANY))
+    found, posts = records(root).found, at(scale, published())
     base = base_of(found, scale, baseline)
     whole, made = noises(found, scale, metric), []
     for name in names:
-        runs = [run for run in of_recipe(found, name, scale) if alike(run, base[0]) and (not seeds or run.seed in seeds)]
+        runs = [run for run in pair(found, name, baseline, scale)[0] if not seeds or run.seed in seeds]
         images = luck.shared(runs, base, metric)
         ours = changed(runs, base, metric, whole, images)
         made += [Branch(name, ours, share(name, baseline, metric, posts), math.isfinite(images))] if ours.n else []
@@ -94,7 +94,7 @@ def ranked(
 
 
 def forest(
-    names: Sequence[str] | None = None,
+    names: Sequence[str] = ALL,
     metric: str = "fid",
     scale: str = "cpu",
     baseline: str = "baseline",
@@ -103,7 +103,7 @@ def forest(
 ) -> Plot:
     """Each recipe's value of a metric over that of the baseline at the same seeds, on a logarithmic axis.
 
-    Lines are 95 % intervals with a noise learnt from the whole scale (`family.noise`) and with the luck of the images (`luck`), where
+    Lines are 95 % intervals with a noise learnt from the whole scale (`pairs.noises`) and with the luck of the images (`luck`), where
     that is recorded; a row without it is named below. An open point has one seed and no interval.
     `names` stand from top to bottom; without them all that is recorded, as `ranked`. Rows of which some have more seeds than others
     are better compared on `seeds` that all of them have. A recipe that is not recorded, or not `alike` the baseline, is left out and
@@ -112,26 +112,36 @@ def forest(
     from matplotlib import rc_context
 
     (column,) = columns([metric], list(records(root, scale)))
-    rows = ranked(metric, scale, baseline, root, seeds=seeds) if names is None else names
+    rows = ranked(metric, scale, baseline, root, seeds=seeds) if names == ALL else names
     found = branches(metric, rows, scale, baseline, root, seeds)
     if not found:
-        which = f" of {', '.join(names)}" if names else ""
+        which = f" of {', '.join(names)}" if names and names != ALL else ""
         raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")
-    missing = [name for name in names or () if name not in {one.name for one in found}]
+    missing = [name for name in names if names != ALL and name not in {one.name for one in found}]
     narrow = [one.name for one in found if one.ours.n > 1 and not one.images]
     some = any(one.images for one in found)
     told = {"seeds of all rows": [str(seed) for seed in sorted(seeds)]}
     told["not recorded with such a seed" if seeds else f"not recorded with a seed of {baseline}, or judged otherwise"] = missing
     told["interval without the luck of the judged images"] = narrow if some or not narrow else ["all"]
-    wide = 100 - max(len(one.name) for one in found)  # the axis begins behind the longest name
-    below = [line for words, them in told.items() if them for line in textwrap.wrap(f"{words}: {', '.join(them)}", wide)]
-    made, axes = figure(6.6, 0.9 + 0.24 * len(found) + 0.15 * len(below))
+    width = AXIS + LETTER * max(map(len, labels(found)))
+    line = int(width * 72 / (0.58 * SMALL))  # letters of this size from edge to edge
+    wrapped = [textwrap.wrap(f"{words}: {', '.join(them)}", line, break_on_hyphens=False) for words, them in told.items() if them]
+    below = sum(wrapped, [])
+    made, axes = figure(width, 1.15 + 0.24 * len(found) + 0.17 * len(below))
     with rc_context(STYLE):
         draw(axes[0, 0], found, column)
-        axes[0, 0].set_title(f"{column.head} over that of {baseline}")
-        axes[0, 0].set_xlabel("\n".join(below), fontsize=8, loc="left")
+        made.suptitle(f"{column.head} over that of {baseline}", x=0.01, ha="left", fontsize=11)
+        made.draw_without_rendering()
+        frame = axes[0, 0].get_position()
+        edge = (0.01 - frame.x0) / frame.width  # the notes begin below the names, as the title above them does
+        axes[0, 0].set_xlabel("\n".join(below), fontsize=SMALL, ha="left", x=edge)
     words = ", ".join(f"{one.name} {1 + one.ours.mean:.2f}" for one in found)
     return Plot(made, f"{column.head} over that of {baseline}: {words}")
+
+
+def labels(found: Sequence[Branch]) -> list[str]:
+    """What stands beside each line: the recipe, and over how many seeds."""
+    return [f"{one.name} ({one.ours.n})" for one in found]
 
 
 def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
@@ -143,7 +153,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
             axis.plot([1 + one.ours.lo, 1 + one.ours.hi], [place, place], color=colour, lw=2, solid_capstyle="butt")  # ends where it ends
         axis.plot(1 + one.ours.mean, place, "o", color=colour, fillstyle="none" if one.ours.n == 1 else "full")
         axis.plot(1 + one.post, place, "D", color=POST, ms=4)
-    axis.set(xscale="log", yticks=range(len(found)), yticklabels=[f"{one.name} ({one.ours.n})" for one in found])
+    axis.set(xscale="log", yticks=range(len(found)), yticklabels=labels(found))
     axis.set_ylim(len(found) - 0.4, -0.6)
     lo, hi = axis.get_xlim()
     lo, hi = min(lo, NARROWEST[0]), max(hi, NARROWEST[1])
@@ -152,7 +162,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     near = APART * math.log(hi / lo)
     fitting = [row for row in rows if len(row) <= ROOM and all(math.log(b / a) >= near for a, b in pairwise(row))]
     ticks = max(fitting, key=len, default=rows[0])
-    axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks])
+    axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
     axis.minorticks_off()
     axis.grid(axis="y", visible=False)
     single, posted = any(one.ours.n == 1 for one in found), any(not math.isnan(one.post) for one in found)
@@ -161,4 +171,4 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     if posted:
         axis.plot([], [], "D", color=POST, ms=4, label="in the post")
     if single or posted:
-        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, borderpad=0)  # beside the title, over no point
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=SMALL, borderpad=0)  # over no point

@@ -1,6 +1,7 @@
 """A scoreboard's lines, made once and set as aligned text, Markdown or HTML."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -172,14 +173,18 @@ def html(table: "Table") -> str:
 
 
 def words(text: str, tag: str = "td") -> str:
-    """An HTML cell of words; spaces before them indent it."""
-    return _element(tag, escape(text.strip()), "text-align:left" + ";padding-left:1.6em" * text.startswith(" "))
+    """An HTML cell of words; spaces before them indent it, and the name of a measure stays on one line."""
+    style = "text-align:left" + ";padding-left:1.6em" * text.startswith(" ") + ";white-space:nowrap" * text.endswith(("↓", "↑"))
+    return _element(tag, escape(text.strip()), style)
 
 
 def number(text: str, tag: str = "td", style: str = "") -> str:
-    """An HTML cell of a number, broken before its interval at most; notebooks and the book set cells to the right by themselves."""
-    kept = escape(text).replace(" ", NO_BREAK)
-    return _element(tag, kept.replace(f"{NO_BREAK}[", " [").replace(f"{NO_BREAK}reach", " reach"), style)
+    """An HTML cell of a number, broken before its interval at most, or its head, broken between words but before no sign.
+
+    Notebooks and the book set cells to the right by themselves.
+    """
+    kept = r" (?=[%↓↑])" if tag == "th" else r" (?!\[|reach)"
+    return _element(tag, re.sub(kept, NO_BREAK, escape(text)), style)
 
 
 def _element(tag: str, content: str, style: str) -> str:

@@ -2,7 +2,8 @@
 
 import csv
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prx_lab.errors import LabError
@@ -10,6 +11,11 @@ from prx_lab.record import CHECKOUT
 
 PUBLISHED = Path("results", "published.csv")  # here, or in the checkout
 USUAL = "256"  # tokens of a row that says nothing of them
+FEW, MANY = "cpu-256", "cpu-1024"  # scales with as many tokens as the post's rows have: 256, and 1024
+STANDS = {  # {scale: {recipe there: the recipe whose published row it stands for}}
+    FEW: {"jit": "baseline", "jit-tread": "tread", "jit-sprint": "sprint"},  # the post's 256 tokens are latents
+    MANY: {"jit-muon": "jit", "jit-muon-tread": "jit-tread", "jit-muon-sprint": "jit-sprint"},  # the post's optimiser is AdamW
+}
 NUMBERS = ("fid", "cmmd", "dino_mmd", "batches_per_s", "images_per_s", "mse", "memory_gb")
 
 
@@ -38,6 +44,14 @@ def published(path: Path = PUBLISHED) -> tuple[Published, ...]:
         return ()
     with open(path, newline="", encoding="utf-8") as file:
         return tuple(_row(line) for line in csv.DictReader(file))
+
+
+def at(scale: str, rows: Sequence[Published]) -> tuple[Published, ...]:
+    """The rows that recipes at a scale stand beside: those of its tokens, 1024 at MANY, the others elsewhere, by their names there."""
+    own = tuple(row for row in rows if (row.tokens == "1024") == (scale == MANY))
+    stands = STANDS.get(scale, {})
+    routing = [row for row in own if row.table.startswith("token routing")]  # a baseline stands in many tables
+    return own + tuple(replace(row, recipe=name) for name, other in stands.items() for row in routing if row.recipe == other)
 
 
 def required() -> tuple[Published, ...]:

@@ -11,12 +11,11 @@ import numpy as np
 from prx_lab.errors import LabError
 from prx_lab.metrics.stats import percentile
 from prx_lab.record import records
-from prx_lab.report.claims import MANY
 from prx_lab.report.columns import METRICS, columns
 from prx_lab.report.layout import NOTHING, minus
 from prx_lab.report.listing import Listing
 from prx_lab.report.pairs import measured, noises, seed_by_seed
-from prx_lab.report.posts import published
+from prx_lab.report.posts import MANY, published
 from prx_lab.show import COLOURS, GREY, Plot, figure
 
 TINY = 1e-9
@@ -48,11 +47,15 @@ def signs(x: np.ndarray) -> np.ndarray:
     return np.sign(x[:, None] - x[None, :])
 
 
-def tau_b(x: Sequence[float], y: Sequence[float], counts: np.ndarray | None = None) -> np.ndarray:
-    """Kendall's tau-b of pairs taken `counts` (B, n) times each, one by default: (B,). NaN where one side is all ties."""
+def tau_b(x: Sequence[float], y: Sequence[float]) -> float:
+    """Kendall's tau-b of pairs. NaN where one side is all ties."""
+    return float(taus(x, y, np.ones((1, len(x))))[0])
+
+
+def taus(x: Sequence[float], y: Sequence[float], counts: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of pairs taken `counts` (B, n) times each: (B,). NaN where one side is all ties."""
     a, b = signs(np.asarray(x, float)), signs(np.asarray(y, float))
-    c = np.ones((1, len(a))) if counts is None else counts
-    form = lambda m: np.einsum("bi,ij,bj->b", c, m, c)  # noqa: E731
+    form = lambda m: np.einsum("bi,ij,bj->b", counts, m, counts)  # noqa: E731
     with np.errstate(invalid="ignore", divide="ignore"):
         return form(a * b) / np.sqrt(form(a * a) * form(b * b))
 
@@ -65,12 +68,12 @@ def agreement(x: Sequence[float], y: Sequence[float], draws: int = 2000, seed: i
     n = len(x)
     if n != len(y) or n < FEWEST:
         raise LabError(f"Ranks are compared over at least four pairs; here are {min(n, len(y))}.")
-    rng, value = np.random.default_rng(seed), float(tau_b(x, y)[0])
+    rng, value = np.random.default_rng(seed), tau_b(x, y)
     if not math.isfinite(value):
         return Agreement(n, *[math.nan] * 4)
-    again = tau_b(x, y, rng.multinomial(n, [1 / n] * n, size=draws).astype(float))
+    again = taus(x, y, rng.multinomial(n, [1 / n] * n, size=draws).astype(float))
     lo, hi = percentile(again[np.isfinite(again)])
-    mixed = np.array([tau_b(x, rng.permutation(np.asarray(y, float)))[0] for _ in range(draws)])
+    mixed = np.array([tau_b(x, rng.permutation(np.asarray(y, float))) for _ in range(draws)])
     chance = (1 + int((np.abs(mixed) >= abs(value) - TINY).sum())) / (1 + draws)
     return Agreement(n, value, lo, hi, chance)
 
@@ -105,12 +108,20 @@ def pairs(metric: str, scale: str = "cpu", root: str | Path = "results") -> list
 
 def repeated(made: Sequence[Pair]) -> float:
     """The mean tau-b of one of our seeds with the mean of the others, over the ablations that have two; NaN where these are below four."""
-    taus = []
+    found = []
     for one in sorted({seed for pair in made for seed in pair.seeds}):
         has = [pair.seeds for pair in made if one in pair.seeds and len(pair.seeds) > 1]
         others = [fmean(change for seed, change in seeds.items() if seed != one) for seeds in has]
-        taus += [float(tau_b([seeds[one] for seeds in has], others)[0])] if len(has) >= FEWEST else []
-    return fmean(taus) if taus else math.nan
+        found += [tau_b([seeds[one] for seeds in has], others)] if len(has) >= FEWEST else []
+    return fmean(found) if found else math.nan
+
+
+def without(made: Sequence[Pair]) -> str:
+    """The least and the largest tau-b over all ablations but one, and that one; a dash where fewer than four would be left."""
+    left = [(tau_b(*zip(*((one.post, one.ours) for one in made if one is not out))), out.recipe) for out in made]
+    if len(made) <= FEWEST:
+        return NOTHING
+    return " to ".join(f"{minus(f'{tau:+.2f}')} ({name})" for tau, name in (min(left), max(left)))
 
 
 def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[str] = ("fid", "cmmd", "dino_mmd")) -> Listing:
@@ -120,12 +131,13 @@ def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[st
         made = pairs(metric.name, scale, root)
         found, own = agreement([pair.post for pair in made], [pair.ours for pair in made]), repeated(made)
         single, repeats = str(sum(len(pair.seeds) == 1 for pair in made)), minus(f"{own:+.2f}") if math.isfinite(own) else "–"
-        rows.append((metric.head, str(found.n), single, *found.texts, repeats))
-    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance", "one of our seeds with the others")
+        rows.append((metric.head, str(found.n), single, *found.texts, without(made), repeats))
+    head = ("measure", "ablations", "of which with one seed", "tau-b", "chance", "without one ablation", "one of our seeds with the others")
     notes = (
         "tau-b: 1 the same order, 0 no relation, −1 the reverse; 95 % bootstrap interval over the ablations. The luck in which ablations "
         "differ, the post's and ours, is in the interval, and pulls tau-b towards zero; luck that all of them share is not in it.",
         "chance: how often shuffled ranks agree or disagree as much.",
+        "without one ablation: the least and the largest tau-b that is left when one is taken out, and which it was.",
         "one of our seeds with the others: tau-b of single runs of this bench with the means of its other seeds, averaged. A rough "
         "yardstick for how well single runs could agree: ours share images and judges, the post's do not.",
     )

@@ -143,9 +143,14 @@ class Record:
         return [table for table in made if table.rows]
 
     @property
+    def where(self) -> str:
+        """The machine and its threads."""
+        return f"{self.machine.get('device_name', 'not saved')}, {self.machine.get('threads', '?')} threads"
+
+    @property
     def head(self) -> str:
         """The title, with the machine and its threads."""
-        return f"{self.title} ({self.machine.get('device_name', 'not saved')}, {self.machine.get('threads', '?')} threads)"
+        return f"{self.title} ({self.where})"
 
     def __repr__(self) -> str:
         return "\n\n".join([self.head, *map(repr, self.tables)])
@@ -187,16 +192,14 @@ def ratio(slow: Sequence[float], fast: Sequence[float], resamples: int = 2000) -
 # ------------------------------------------------------------------------------------------------------ tables
 def board(found: Mapping[str, Record]) -> Listing:
     """Every claim that has a goal, one line each, over all records of a device; what was missed says so."""
-    rows = []
+    rows, several = [], len({record.where for record in found.values()}) > 1
     for record in found.values():
-        ratios = [
-            (r.group, f"{r.fast} against {r.slow}", f"{r.text} ×", f"{r.cpu:.2f} ×", _bound(r.held())) for r in record.ratios if r.goal
-        ]
-        others = [(g.group, g.what, _number(g.value), "", _bound(g)) for g in record.goals]
+        place = f" on {record.where}" * several
+        against = [(r, f"{r.fast} against {r.slow}") for r in record.ratios if r.goal]
+        ratios = [(r.group + place, what, f"{r.text} ×", f"{r.cpu:.2f} ×", _bound(r.held())) for r, what in against]
+        others = [(g.group + place, g.what, _number(g.value), "", _bound(g)) for g in record.goals]
         rows += ratios + others
-    machines = {
-        f"{r.machine['device_name']}, {r.machine['threads']} threads, torch {r.machine['packages']['torch']}" for r in found.values()
-    }
+    machines = {f"{r.where}, torch {r.machine['packages']['torch']}" for r in found.values()}
     busy = [row.others for record in found.values() for row in record.rows]
     notes = [*sorted(machines), "Medians of interleaved turns [95 % bootstrap interval]; CPU: the same ratio in processor seconds."]
     if busy:

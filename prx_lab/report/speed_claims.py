@@ -132,10 +132,12 @@ def line(one: SpeedFinding) -> tuple[str, ...]:
 def table(device: str = "cpu", root: str | Path = "results") -> Listing:
     """One line per claim: the post's change of batches per second, ours of steps per second with its interval, the verdict."""
     rows = tuple(line(one) for one in findings(device, root))
+    machines = sorted({record.where for record in speed.load(device, Path(root) / "benchmarks").values()})
     head = ("claim", "benchmark", "post, batches/s", "ours, steps/s", "turns", "verdict")
     notes = (
-        "Medians of steps that took turns in one process, with a 95 % bootstrap interval over the turns: the noise of this machine and of "
-        "no other. Only the sign is judged; where no change is claimed, whether the interval stays within the margin.",
+        "Medians of steps that took turns in one process, with a 95 % bootstrap interval over the turns: the noise of one machine and of "
+        f"no other ({'; '.join(machines) or 'none recorded'}). Only the sign is judged; where no change is claimed, whether the interval "
+        "stays within the margin.",
         f"No change: within {MARGIN:.0%} on either side.".replace("%", " %"),
     )
     return Listing(head, rows, head[2:5], notes)

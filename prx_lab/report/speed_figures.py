@@ -62,7 +62,10 @@ def _label(row: Ratio) -> str:
 
 
 def shares(found: Mapping[str, Record]) -> Plot:
-    """Where the time of a step goes: one bar for each way to run it, one part for each kind of work above a hundredth."""
+    """Where the time of a step goes: one bar for each way to run it, one part for each kind of work.
+
+    Kinds without a colour of their own are grey, and `other` in the legend.
+    """
     record = one(found, "breakdown")
     bars = record.facts
     made, axes = figure(7.2, 1.2 + 0.55 * len(bars))
@@ -71,10 +74,10 @@ def shares(found: Mapping[str, Record]) -> Plot:
         for i, values in enumerate(bars.values()):
             left = 0.0
             for kind, share in sorted(values.items(), key=lambda item: _rank(item[0])):
-                colour = KINDS.get(kind, GREY)
-                axis.barh(i, 100 * share, left=100 * left, color=colour, alpha=0.75 if kind in KINDS else 0.4, height=0.6, label=kind)
+                colour, name = KINDS.get(kind, GREY), kind if kind in KINDS else "other"
+                axis.barh(i, 100 * share, left=100 * left, color=colour, height=0.6, label=name)
                 if share >= 0.06:
-                    axis.text(100 * (left + share / 2), i, f"{100 * share:.0f}", ha="center", va="center", color="white", fontsize=8)
+                    axis.text(100 * (left + share / 2), i, f"{100 * share:.0f}", ha="center", va="center", color="black", fontsize=9)
                 left += share
         axis.set_yticks(range(len(bars)), [name.replace("recipe's step, ", "") for name in bars])
         axis.invert_yaxis()
@@ -82,7 +85,7 @@ def shares(found: Mapping[str, Record]) -> Plot:
         axis.set_xlim(0, 100)
         axis.set_xlabel("% of the step's time")
         named = dict(zip(*reversed(axis.get_legend_handles_labels())))
-        made.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, fontsize=8)
+        made.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=9)
     largest = {name: max(values, key=values.__getitem__) for name, values in bars.items()}
     return Plot(made, "; ".join(f"{name}: most of the time in {kind}" for name, kind in largest.items()))
 
@@ -120,6 +123,8 @@ def routed(found: Mapping[str, Record]) -> Plot:
     records = sorted((r for name, r in found.items() if name.startswith("routing-")), key=lambda r: int(r.name.partition("-")[2]))
     if not records:
         raise LabError(WANTED.format("routing"))
+    if len(places := sorted({record.where for record in records})) > 1:
+        raise LabError(f"The routing benchmarks are of different machines ({'; '.join(places)}): run `make bench` on one.")
     tokens = [int(record.name.partition("-")[2]) for record in records]
     made, axes = figure(6.6, 3.2)
     axis = axes[0, 0]

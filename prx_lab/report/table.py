@@ -1,7 +1,7 @@
 """The scoreboard of a scale: n, mean and sd of every metric, and the paired difference to the baseline over common seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from prx_lab.report import layout
 from prx_lab.report.columns import SHOWN, Metric, by_seed, columns
 from prx_lab.report.comparable import alike, elsewhere, repeated
 from prx_lab.report.footnotes import notes
-from prx_lab.report.posts import Published, counterpart, published
+from prx_lab.report.posts import Published, at, counterpart, published
 from prx_lab.scales import SCALES
 
 if TYPE_CHECKING:
@@ -90,16 +90,16 @@ class Table:
         baseline: str = "baseline",
         metrics: Sequence[str] = SHOWN,
         root: str | Path = "results",
-        posts: tuple[Published, ...] | None = None,
+        posts: Callable[[], tuple[Published, ...]] = published,
     ) -> "Table":
         """The table of `recipes` (names, or name-id; none named: all recorded ones) at `scale`, read from `root`.
 
-        Beside `posts`, the published rows; all of them by default.
+        Beside what `posts` reads, the published rows with the tokens of the scale; `tuple` reads none.
         """
         found = records(root, scale)
         if not len(found) and scale not in SCALES:
             raise LabError(f"There is no scale '{scale}'.{nearest(scale, SCALES)} The scales are {', '.join(SCALES)}.")
-        return build(found, scale, recipes, baseline, metrics, published() if posts is None else posts)
+        return build(found, scale, recipes, baseline, metrics, at(scale, posts()))
 
     def __repr__(self) -> str:
         return layout.text(self)

@@ -91,7 +91,7 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
         told(found),
         "In part: some of its measures, and the others are undecided or not recorded. Mixed: its measures contradict each other. Of a "
         "claim with several measures, each has its own chance of a wrong verdict; the tables of measures have their intervals.",
-        "A line that begins with *advice* or *cited* is no result of the post, and counted apart: what it recommends or quotes.",
+        "A line that begins with “advice” or “cited” is no result of the post, and counted apart: what it recommends or quotes.",
     )
     notes += tuple(f"{claims.CAVEAT} {one.claim}: {one.caveat}." for one in found if one.caveat)
     rows = tuple((one.claim, one.verdict + f" {claims.CAVEAT}" * bool(one.caveat), one.why) for one in found)

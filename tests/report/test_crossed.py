@@ -8,7 +8,7 @@ import pytest
 from prx_lab.errors import LabError
 from prx_lab.record import records, write_json
 from prx_lab.report import crossed
-from prx_lab.report.evidence import change
+from prx_lab.report.evidence import Estimate, change
 from prx_lab.report.pairs import noises
 from tests.made_up import write_run
 
@@ -108,3 +108,24 @@ def test_rows_judged_on_other_images_are_not_crossed(root):
     for run in records(root, "cpu", "repa"):
         write_json(run.folder / "recipe.json", run.recipe | {"data": "photos"})
     assert of(root) is None
+
+
+def test_what_a_change_does_at_two_scales(tmp_path):
+    """Its ratio of the ratios is known, and the interval covers both luck of the first scale and of the second."""
+    for scale, effect in (("cpu", 2.0), ("cpu-1024", 0.5)):
+        for seed in range(3):
+            for i, (name, value) in enumerate((("jit", 20.0), ("jit-tread", 20.0 * effect), ("muon", 9.0), ("ema", 25.0))):
+                write_run(tmp_path, name, seed, value * LUCK[seed] * NOISE[(seed + i) % 3], scale=scale)
+    route = ("jit-tread", "jit")
+    [row] = crossed.scales([(route, "cpu", route, "cpu-1024")], root=tmp_path).rows
+    assert row[:4] == ("jit-tread / jit at cpu", "jit-tread / jit at cpu-1024", "lab-FID ↓", "3 and 3")
+    (first, second, moved) = (float(text.split()[0]) for text in row[4:])
+    assert (first, second, moved) == (2.0, 0.5, 0.25)
+    a, b = Estimate(3, 1.0, 0.8, 2 * 2 / 1.8 - 1), Estimate(3, -0.5, -0.6, 0.5 * 0.5 / 0.4 - 1)  # even on a logarithm
+    half = math.hypot(math.log(2 / 1.8), math.log(0.5 / 0.4))
+    found = crossed.moved(a, b)
+    assert [math.log1p(v) for v in (found.lo, found.mean, found.hi)] == pytest.approx([math.log(0.25) + d for d in (-half, 0, half)])
+    with pytest.raises(LabError, match="No two pairs"):
+        crossed.scales([(route, "cpu", route, "cpu-256")], root=tmp_path)
+    one = Estimate(1, 0.5, math.nan, math.nan)
+    assert math.isnan(crossed.moved(one, one).lo) and crossed.moved(one, one).mean == 0

@@ -1,5 +1,6 @@
 """Statistics over seeds: intervals that cover, differences that are seen as often as promised, ranks and times of known answer."""
 
+import json
 import math
 
 import numpy as np
@@ -12,11 +13,11 @@ from prx_lab import show
 from prx_lab.errors import LabError
 from prx_lab.record import Record, append_json, write_json
 from prx_lab.report import clock, findings
-from prx_lab.report.arrival import Speedup, arrival, at_equal_time, factor, falling, geometric, speedup
-from prx_lab.report.columns import by_seed
+from prx_lab.report.arrival import RISING, Speedup, arrival, at_equal_time, factor, falling, geometric, speedup
+from prx_lab.report.columns import METRICS, by_seed
 from prx_lab.report.evidence import change, detectable, error, estimate, power, shares, typical_sd
 from prx_lab.report.family import Noise, Variance, blocks, likelihood, noise, typical
-from prx_lab.report.ranks import agreement, tau_b
+from prx_lab.report.ranks import agreement, tau_b, taus
 from tests.made_up import write_run
 
 FIDS = st.lists(st.floats(0.1, 50), min_size=1, max_size=8)
@@ -204,14 +205,14 @@ def test_the_typical_deviation_is_that_of_the_median_group_whatever_the_sizes():
 def test_tau_is_scipys_with_and_without_ties(pairs):
     x, y = zip(*pairs)
     known = stats.kendalltau(x, y).statistic
-    assert float(tau_b(x, y)[0]) == pytest.approx(known, abs=1e-12, nan_ok=True)
+    assert tau_b(x, y) == pytest.approx(known, abs=1e-12, nan_ok=True)
 
 
 def test_a_resample_counts_pairs_as_often_as_they_are_drawn():
     x, y, counts = [1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 5.0, 4.0], np.array([[2.0, 0.0, 1.0, 3.0]])
     taken = [i for i, k in enumerate(counts[0].astype(int)) for _ in range(k)]
     known = stats.kendalltau([x[i] for i in taken], [y[i] for i in taken]).statistic
-    assert tau_b(x, y, counts)[0] == pytest.approx(known)
+    assert taus(x, y, counts)[0] == pytest.approx(known)
 
 
 def test_the_interval_of_tau_covers_the_true_one():
@@ -342,6 +343,22 @@ def test_speedups_pair_seeds_and_have_an_interval_where_all_arrive(tmp_path):
     late = run_of(tmp_path / "b", 2, [8.0, 8.0, 8.0, 8.0], [100.0])
     assert speedup([*other, late], base).text == "2 of 3 arrive" and not speedup([*other, late], base).interval.n
     assert speedup([], base).text == "" and speedup([], base).n == 0
+
+
+def test_a_score_that_rises_is_read_by_what_is_wrong(tmp_path):
+    """Composition arrives where its errors are as few as the baseline's at its end."""
+    assert set(RISING) == {name for name, metric in METRICS.items() if metric.percent and not metric.lower}
+    for name, rights in (("baseline", (0.2, 0.6, 0.8)), ("muon", (0.4, 0.8, 0.9))):
+        for seed in (0, 1):
+            folder = write_run(tmp_path, name, seed, 20.0)
+            points = [{"step": 10 * i, "seconds": 50.0 * i, "fid": 20.0 - i, "composition": right} for i, right in enumerate(rights)]
+            told = json.loads((folder / "eval.json").read_text())
+            write_json(folder / "eval.json", told | {"curve": points})
+    runs, base = ([Record.load(tmp_path / "cpu" / f"{name}-0123abcd" / f"seed{s}") for s in (0, 1)] for name in ("muon", "baseline"))
+    assert speedup(runs, base, "step", "composition").factors == pytest.approx((2.0, 2.0))
+    assert speedup(runs, base, "step").factors == pytest.approx((1.0, 1.0))
+    [row] = findings.goals(1.5, ["muon", "ema"], root=tmp_path).rows
+    assert row[:2] == ("muon", "2") and row[2].endswith(", missed") and row[5] == "2.00 [2.00, 2.00], reached" and row[3] == ""
 
 
 def test_seconds_of_two_machines_have_no_factor_and_steps_have(tmp_path):

@@ -170,7 +170,7 @@ def test_claims_and_figures_hold_the_luck_of_images_and_tell_where_it_is(board):
     drawn = lambda: forest(("muon", "repa"), root=board).figure.axes[0]  # noqa: E731
     before = one()
     assert not before.images and "is in 0 of" in repr(claims.table(root=board))
-    assert "without the luck of the judged images: all" in drawn().get_xlabel()
+    assert "without the luck of the judged images: all" in drawn().get_xlabel().replace("\n", " ")
     with pytest.raises(LabError, match="No influences of images"):
         findings.images(root=board)
     rng, n, m = np.random.default_rng(1), 512, 2048
@@ -181,7 +181,7 @@ def test_claims_and_figures_hold_the_luck_of_images_and_tell_where_it_is(board):
     after = one()
     assert after.images and after.ours.hi - after.ours.lo > 1.5 * (before.ours.hi - before.ours.lo)
     assert "is in 1 of" in repr(claims.table(root=board))
-    assert "without the luck of the judged images: repa" in drawn().get_xlabel()
+    assert "without the luck of the judged images: repa" in drawn().get_xlabel().replace("\n", " ")
     row = findings.images(root=board).rows[0]
     shown = [float(text.removeprefix("× ")) for text in row[2:]]
     assert row[:2] == ("lab-FID ↓", "1") and shown[1] == pytest.approx(math.exp(math.sqrt(8 / n)), abs=0.02)

@@ -104,6 +104,9 @@ def test_pictures_say_what_they_show():
     assert repr(figures.shares(found)) == "bf16, eager: most of the time in attention"
     assert repr(figures.roofline(found)) == "roofline: 500 GFLOP/s and 20 GB/s; of the first, step, eager 20%"
     assert repr(figures.routed(found)) == "routing: 64 tokens TREAD 1.10; 1024 tokens TREAD 1.80"
+    found["routing-64"].machine = {"device_name": "another processor", "threads": 2}
+    with pytest.raises(LabError, match="are of different machines"):
+        figures.routed(found)
 
 
 def test_pictures_hold_the_numbers():

@@ -69,7 +69,7 @@ def test_text_shows_n_interval_post_and_ceiling(root):
     assert "21.00 ± 1.00" in line(table, "baseline") and line(table, "baseline").split()[1] == "3"
     assert "−3.50 [−9.85, +2.85]" in line(table, "  Δ")
     assert "16.60 (−1.60)" in line(table, "  post: REPA-Dinov2")
-    alone = repr(Table.of("cpu", recipes=["repa", "irepa"], root=root, posts=()))
+    alone = repr(Table.of("cpu", recipes=["repa", "irepa"], root=root, posts=tuple))
     assert "post" not in alone and "−3.50" in alone
     assert "97.5" in line(table, "real images, same judge")
     assert line(table, "irepa: no runs recorded").split()[4] == "0"

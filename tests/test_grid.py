@@ -310,7 +310,7 @@ def test_a_study_of_noise_agrees_with_the_record_and_repeats_what_it_says(record
 def test_a_line_in_one_over_n_is_found(tmp_path):
     rows = [{"n": n, "mean": 2.0 + 300 / n, "sd": 5 / math.sqrt(n), "parts": 400 // n} for n in (100, 200)]
     rows.append({"n": 400, "mean": 2.0 + 300 / 400, "sd": None, "parts": 1})
-    write_json(tmp_path / "cpu.json", {"distances": {"own": {"fid": rows}}})
+    write_json(tmp_path / "cpu.json", {"distances": {"own": {"fid": rows}}, "draws": {}})
     n = SCALES["cpu"].eval_n
     told, whole = repr(fidelity.law("cpu", tmp_path)), 2 + 300 / n
     assert (
@@ -319,7 +319,10 @@ def test_a_line_in_one_over_n_is_found(tmp_path):
     assert fidelity.image_noise("cpu", 100, tmp_path) == pytest.approx(0.5 / 5)
     spread = np.linalg.inv(sum(np.outer(v, v) for v in ((1 / n, 1.0) for n in (100, 200, 400))) / 0.25**2)
     found = fidelity.line(fidelity.load("cpu", tmp_path), "fid")[1]
-    assert found == pytest.approx(np.sqrt(np.diag(spread)))  # each mean's error is 5 / sqrt(400)
+    assert found == pytest.approx([math.sqrt(spread[0, 0]), 0.25])  # each mean's error is 5 / sqrt(400), and that of the limit
+    write_json(tmp_path / "cpu.json", {"distances": {"own": {"fid": rows}}})
+    with pytest.raises(LabError, match="no draws of noise: delete it and study a run again"):
+        fidelity.load("cpu", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ the plan

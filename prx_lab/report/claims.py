@@ -16,6 +16,7 @@ from prx_lab.errors import LabError
 from prx_lab.record import Record, number, records
 from prx_lab.report import luck
 from prx_lab.report.columns import DISTANCES, Metric, columns
+from prx_lab.report.comparable import one_at_first
 from prx_lab.report.evidence import Estimate
 from prx_lab.report.layout import bound, counted, percent
 from prx_lab.report.listing import Listing
@@ -110,7 +111,8 @@ UNTESTABLE = (
 class Finding:
     """A claim in one metric: the post's change as a share of its baseline (NaN for words), ours, and the verdict.
 
-    `images` tells whether the luck of images is recorded and in the interval.
+    `images` tells whether the luck of images is recorded and in the interval, `alone` whether the pair is one training at first and
+    its noise that of its own seeds.
     """
 
     claim: Claim
@@ -119,6 +121,7 @@ class Finding:
     ours: Estimate
     verdict: str
     images: bool
+    alone: bool
 
 
 def verdict(sign: int, post: float, ours: Estimate) -> str:
@@ -180,7 +183,7 @@ def findings(scale: str = "cpu", root: str | Path = "results", recipes: Collecti
             ours = above(changed(runs, base, metric.name, noise_at(place, metric.name), images), base, metric.name)
             apart = base and not runs and of_recipe(found, claim.recipe, place)
             said = APART if apart else UNTAUGHT if ours.n and early((*runs, *base)) else verdict(sign, post, ours)
-            made.append(Finding(claim, metric, post, ours, said, math.isfinite(images)))
+            made.append(Finding(claim, metric, post, ours, said, math.isfinite(images), one_at_first(runs, base)))
     return tuple(made)
 
 
@@ -223,21 +226,23 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     judged = [one.verdict.partition(":")[0] for one in made]
     counts = ", ".join(f"{judged.count(word)} {word}" for word in (REPRODUCED, NOT, UNDECIDED, MISSING) if word in judged)
     decided = sum(not math.isnan(one.ours.lo) for one in made)
+    alone = list(dict.fromkeys(pair_of(one.claim) for one in made if one.alone))
     with_images = sum(one.images for one in made if not math.isnan(one.ours.lo))
     notes = (
         f"{counted(len(made), 'measure')} of {counted(len({one.claim.text for one in made}), 'claim')}: {counts}.",
         "Changes are shares of the baseline: the post's single runs, ours over common seeds with a 95 % t interval. Its noise, in log "
         "value = recipe + seed + noise, is learnt from all trainings of the scale: a recipe has its own, drawn towards the typical one as "
-        "far as recipes scatter alike (moderated t); one that scatters far more has its own alone. The luck of the images, as far as all "
+        "far as recipes scatter alike (moderated t); one that scatters far more has its own alone. Two recipes that are one training at "
+        "first, as fine-tuning and its baseline, have less between them than two trainings, and the noise of their own seeds alone"
+        + (f" (here {', '.join(alone)}). " if alone else ". ")
+        + "The luck of the images, as far as all "
         f"seeds share it, is in {with_images} of {counted(decided, 'interval')}; what is shared is estimated from the seeds that have it "
         "recorded, and can come out as none.",
         "Ours of a distance are shares of what the baseline has above real images, judged alike, as a distance on few images never falls "
         "to zero; below −100 % is nearer than those. The luck of that divisor, floor and baseline, is not in the interval: signs do not "
         "depend on it, sizes do. The post's floor is not known.",
         "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
-        "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family. Two recipes "
-        "that are one training at first, as fine-tuning and its baseline, have less between them than two trainings, and the noise of "
-        "their own seeds alone.",
+        "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family.",
     )
     if any(math.isnan(one.post) for one in made):
         notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)

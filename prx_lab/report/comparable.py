@@ -105,10 +105,14 @@ def repeated(found: Iterable[Record]) -> frozenset[Path]:
 
 
 def one_at_first(runs: Sequence[Record], base: Sequence[Record]) -> bool:
-    """Whether two recipes are one training at first: equal losses over TOGETHER of the logged steps at every seed that both have."""
-    theirs = {run.seed: losses(run) for run in base}
-    common = [(losses(run), theirs[run.seed]) for run in runs if run.seed in theirs]
-    return bool(common) and all(together(*logs) for logs in common)
+    """Whether two recipes are one training at first: equal losses over TOGETHER of the logged steps at every seed that both have.
+
+    Seeds of two machines do not count: there the losses of one training drift apart.
+    """
+    theirs = {run.seed: run for run in base}
+    common = [(run, theirs[run.seed]) for run in runs if run.seed in theirs]
+    logs = [(losses(run), losses(other)) for run, other in common if machine(run) == machine(other)]
+    return bool(logs) and all(together(*both) for both in logs)
 
 
 def together(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:

@@ -13,7 +13,7 @@ from prx_lab.record import Record, records
 from prx_lab.report import luck
 from prx_lab.report.arrival import factor
 from prx_lab.report.columns import columns
-from prx_lab.report.evidence import Estimate, change
+from prx_lab.report.evidence import Estimate
 from prx_lab.report.family import Noise
 from prx_lab.report.listing import Listing
 from prx_lab.report.pairs import changed, noises, pair
@@ -38,9 +38,9 @@ class Crossing:
 def crossing(found: tuple[Record, ...], first: Pair, second: Pair, metric: str, whole: Noise, scale: str = "cpu") -> Crossing | None:
     """What a metric's ratio of the pair `first` becomes in the pair `second`; None where the four share no seed or are judged otherwise.
 
-    A seed counts where all four values are above zero. Intervals are those of `pairs.changed` with the noise `whole` of the scale; that
-    of the last has the noise of all four trainings and, where they are recorded, the luck of images of both pairs, as if the two were
-    independent. LabError unless all four recipes differ: of two pairs with a recipe in common that one's noise would be counted twice.
+    A seed counts where all four values are above zero. Intervals are those of `pairs.changed` with the noise `whole` of the scale; the
+    last is `moved`, as if the two pairs were independent. LabError unless all four recipes differ: of two pairs with a recipe in common
+    that one's noise would be counted twice.
     """
     runs = [*pair(found, *first, scale), *pair(found, *second, scale)]
     folders = [own[0].folder.parent.name if own else name for own, name in zip(runs, (*first, *second))]
@@ -52,14 +52,8 @@ def crossing(found: tuple[Record, ...], first: Pair, second: Pair, metric: str, 
         return None
     runs = [[run for run in own if run.seed in seeds] for own in runs]
     images = [luck.shared(ours, base, metric) for ours, base in (runs[:2], runs[2:])]
-    known = [one for one in images if math.isfinite(one)]
-    before, after = ({seed: ours[seed] / base[seed] for seed in seeds} for ours, base in (values[:2], values[2:]))
-    return Crossing(
-        seeds,
-        *(changed(ours, base, metric, whole, own) for (ours, base), own in zip((runs[:2], runs[2:]), images)),
-        change(after, before, whole.between(*folders), sum(known)),
-        len(known),
-    )
+    both = [changed(ours, base, metric, whole, own) for (ours, base), own in zip((runs[:2], runs[2:]), images)]
+    return Crossing(seeds, *both, moved(*both), sum(map(math.isfinite, images)))
 
 
 def table(
@@ -84,8 +78,8 @@ def table(
     if not lines:
         raise LabError(f"No four recipes of these pairs share a seed at {scale} scale yet.")
     notes = [
-        "Geometric means over the seeds that all four recipes have, with 95 % t intervals whose noise is learnt from all recipes of the "
-        "scale; one seed has none. The last column is 1 where the two changes know nothing of each other.",
+        f"Geometric means over the seeds that all four recipes have, with 95 % t intervals; one seed has none. {NOISE} The last column is "
+        "1 where the two changes know nothing of each other.",
         f"The luck of images is recorded for {known} of these {2 * len(lines)} pairs; without it an interval is somewhat too narrow.",
     ]
     notes += [f"Not recorded with a seed in common: {'; '.join(missing)}."] * bool(missing)
@@ -93,14 +87,15 @@ def table(
 
 
 RATIOS = ("first", "second", "second / first")
+NOISE = "Noise is learnt from all recipes of the scale, or from the pair alone where it is one training at first."
 
 
 # ------------------------------------------------------------------------------------------------ two scales
 def moved(first: Estimate, second: Estimate) -> Estimate:
     """From the ratio 1 + `first` to the ratio 1 + `second`, of trainings that have nothing in common, minus 1.
 
-    On the logarithm the squares of both half-widths add up: exact where both have the same degrees of freedom and one of them is large
-    beside the other, and too wide otherwise (the t quantile of the sum is the smaller one). No interval where either has none.
+    On the logarithm the squares of both half-widths add up: right where one of them is much the larger, and somewhat too wide
+    otherwise, as a sum has more degrees of freedom than either. No interval where either has none.
     """
     logs = [[math.log1p(value) for value in (one.mean, one.lo, one.hi)] for one in (first, second)]
     mean, half = logs[1][0] - logs[0][0], math.hypot(*(hi - lo for _, lo, hi in logs)) / 2
@@ -127,8 +122,8 @@ def scales(rows: Sequence[tuple[Pair, str, Pair, str]], metrics: Sequence[str] =
     if not lines:
         raise LabError("No two pairs of these rows are recorded at both of their scales yet.")
     notes = (
-        "Ratios over common seeds with 95 % t intervals, whose noise is learnt from all recipes of the scale; one seed has none. The last "
-        "column is 1 where a change does the same at both scales; its interval is at least as wide as it should be.",
+        f"Ratios over common seeds with 95 % t intervals; one seed has none. {NOISE} The last column is 1 where a change does the same at "
+        "both scales; its interval is at least as wide as it should be.",
     )
     return Listing(("first pair", "second pair", "measure", "n", *RATIOS), tuple(lines), ("n", *RATIOS), notes)
 

@@ -49,16 +49,17 @@ def change(ours: Mapping[int, float], base: Mapping[int, float], found: Variance
     """The change of a recipe as a share of its baseline, exp of the mean log ratio over common seeds, minus 1.
 
     The 95 % t interval has the variance `found` of a log ratio at one seed, `Noise.between` the two, and that of the mean over
-    `images`, which more seeds do not lower (`luck.shared`). One seed has no interval, whatever the noise: luck of the seed and
-    of the recipe could not be told apart by anybody who looks at that row. A value without a logarithm, zero or below, is left
-    out and does not count in n.
+    `images`, which more seeds do not lower (`luck.shared`). The squares of the two half-widths add up: with the freedom of a sum after
+    Welch and Satterthwaite images could narrow an interval whose seeds have one or two degrees of freedom. One seed has no interval,
+    whatever the noise: luck of the seed and of the recipe could not be told apart by anybody who looks at that row. A value without a
+    logarithm, zero or below, is left out and does not count in n.
     """
     ratios = [math.log(1 + share) for share in shares(ours, base).values() if share > -1]
     if not ratios:
         return NONE
     n, mean = len(ratios), sum(ratios) / len(ratios)
-    mixed = found.plus(images * n)  # both over n are the variance of the mean
-    half = float(stats.t.ppf((1 + LEVEL) / 2, mixed.freedom)) * error(mixed, n) if n > 1 and found.freedom else math.nan
+    seeds = float(stats.t.ppf((1 + LEVEL) / 2, found.freedom)) * error(found, n) if n > 1 and found.freedom else math.nan
+    half = math.hypot(seeds, float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(images))
     return Estimate(n, *(math.expm1(v) for v in (mean, mean - half, mean + half)))
 
 

@@ -23,11 +23,6 @@ class Variance:
     value: float
     freedom: float
 
-    def plus(self, known: float) -> "Variance":
-        """The sum with a variance that is known as well as one needs; its freedom after Welch and Satterthwaite."""
-        total = self.value + known
-        return Variance(total, self.freedom * (total / self.value) ** 2 if self.value else math.inf) if known else self
-
 
 @dataclass(frozen=True)
 class Noise:

@@ -90,7 +90,11 @@ def load(scale: str = "cpu", folder: str | Path = FOLDER) -> dict[str, Any]:
     path = record.find_root(folder) / f"{scale}.json"
     if not path.is_file():
         raise LabError(f"No study of the number of images and their noise is recorded at {scale} scale yet.")
-    return read_json(path, "delete it and study a run again with `prx-lab fidelity`")
+    again = "delete it and study a run again with `prx-lab fidelity`"
+    found = read_json(path, again)
+    if "draws" not in found:
+        raise LabError(f"{path} has no draws of noise: {again}.")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ showing
@@ -138,12 +142,13 @@ def law(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
 def line(found: dict[str, Any], metric: str) -> tuple[NDArray, NDArray]:
     """(slope, limit) of the line in 1 / n through the distances and their standard errors, each mean weighed by its images' noise.
 
-    The means share images: treating them as independent makes the slope's error too large rather than too small.
+    All means are of the same images. What those do to every mean alike is in the limit, whose error is that of one mean; the error of
+    the slope is as of independent means, and too large rather than too small.
     """
     x, y = points(found, "own", metric)
     errors = deviation(found, metric) / np.sqrt([one["n"] * one["parts"] for one in found["distances"]["own"][metric]])
     fitted, spread = np.polyfit(x, y, 1, w=1 / errors, cov="unscaled")
-    return fitted, np.sqrt(np.diag(spread))
+    return fitted, np.array([math.sqrt(spread[0, 0]), errors.min()])
 
 
 def deviation(found: dict[str, Any], metric: str) -> float:

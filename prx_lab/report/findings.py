@@ -23,7 +23,6 @@ from prx_lab.report.table import Row, Table
 from prx_lab.scales import SCALES, along
 
 MUCH = 100  # degrees of freedom that draw every recipe to the typical one
-HARDLY = 0.9  # a deviation that is narrowed to no less than this is hardly narrowed
 
 
 def detectables(table: Table) -> Listing:
@@ -82,18 +81,14 @@ def pairing(table: Table) -> Note:
 
     Over trainings of their own that are judged as the baseline is, each weighed alike: a row that scatters most would speak for all.
     """
-    lines, factors = [], {}
-    for metric in table.metrics:
+    lines = []
+    for metric in (metric for metric in table.metrics if metric.name in QUALITY):
         both = [logs for row in table.rows if not row.is_baseline and len(logs := log_pairs(row, metric.name)) > 1]
         unpaired, paired = ([float(np.var(own, axis=0, ddof=1).sum()) for own in part] for part in (both, [np.diff(b) for b in both]))
         if sum(unpaired):
             narrowed = math.sqrt(float(np.median(paired)) / float(np.median(unpaired)))
             lines.append(f"{metric.title}: the standard deviation of a log ratio is {narrowed:.2f} times that of unpaired runs")
-            factors |= {metric.title: narrowed} if metric.name in QUALITY else {}
-    if factors:
-        less, same = ([title for title, f in factors.items() if (f < HARDLY) == narrowed] for narrowed in (True, False))
-        told = [f"narrow the ratios of {', '.join(less)}"] * bool(less) + [f"hardly or not narrow those of {', '.join(same)}"] * bool(same)
-        lines.append(f"In these runs shared seeds {'; they '.join(told)}.")
+    lines += ["All of them rest on the few seeds of one baseline."] * bool(lines)
     return Note("\n".join(lines) or "No recipe shares two seeds with the baseline yet: nothing can be said about seeds.")
 
 
@@ -247,7 +242,8 @@ def goals(goal: float, recipes: Sequence[str], scale: str = "cpu", baseline: str
         raise LabError(f"No run of {', '.join(recipes)} shares a seed with {baseline} at {scale} scale yet.")
     notes = (
         f"Times sooner at the score with which {baseline} ends, with the 95 % t interval over seeds, and whether the whole of it is "
-        f"{goal:g} or more. The luck of the images, which all seeds share, is in no interval: along a curve it is large.",
+        f"{goal:g} or more. Of composition it is the share of what is wrong that arrives. The luck of the images, which all seeds share, "
+        "is in no interval: along a curve it is large.",
     )
     return Listing(("recipe", "n", *(metric.title for metric in shown)), tuple(rows), ("n",), notes)
 

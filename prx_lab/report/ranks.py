@@ -118,10 +118,11 @@ def repeated(made: Sequence[Pair]) -> float:
 
 def without(made: Sequence[Pair]) -> str:
     """The least and the largest tau-b over all ablations but one, and that one; a dash where fewer than four would be left."""
-    left = [(tau_b(*zip(*((one.post, one.ours) for one in made if one is not out))), out.recipe) for out in made]
     if len(made) <= FEWEST:
         return NOTHING
-    return " to ".join(f"{minus(f'{tau:+.2f}')} ({name})" for tau, name in (min(left), max(left)))
+    taus = [(tau_b(*zip(*((one.post, one.ours) for one in made if one is not out))), out.recipe) for out in made]
+    left = [one for one in taus if math.isfinite(one[0])]
+    return NOTHING if not left else " to ".join(f"{minus(f'{tau:+.2f}')} ({name})" for tau, name in (min(left), max(left)))
 
 
 def ranks(scale: str = "cpu", root: str | Path = "results", metrics: Sequence[str] = ("fid", "cmmd", "dino_mmd")) -> Listing:

@@ -262,12 +262,13 @@ def test_a_distance_is_a_share_of_what_lies_above_real_images(root):
 
 def test_sharing_seeds_is_told_to_narrow_what_it_narrows(root):
     """Luck is shared in the fixture; here a recipe has luck of its own, as large and the other way round."""
+    factor = lambda text: float(text.partition("log ratio is ")[2].split()[0])  # noqa: E731
     table = Table.of("cpu", ["repa"], metrics=["fid"], root=root)
-    assert repr(findings.pairing(table)).endswith("shared seeds narrow the ratios of lab-FID.")
+    assert factor(repr(findings.pairing(table))) < 0.5
     for seed, luck in enumerate((1.0, 0.9, 1.1)):
         write_run(root, "irepa", seed, 20.0 * luck)
     table = Table.of("cpu", ["irepa"], metrics=["fid"], root=root)
-    assert repr(findings.pairing(table)).endswith("shared seeds hardly or not narrow those of lab-FID.")
+    assert factor(repr(findings.pairing(table))) > 1
 
 
 def test_a_score_that_never_moves_says_nothing_about_seeds(tmp_path):

@@ -149,10 +149,15 @@ def test_an_interval_with_the_luck_of_images_covers_other_images_and_seeds():
     assert abs(hits / trials - 0.95) < 3.5 * math.sqrt(0.95 * 0.05 / trials) and narrow / trials < 0.85
 
 
-def test_a_variance_that_is_known_lends_its_freedom():
-    one = Variance(2.0, 3.0)
-    assert one.plus(0.0) is one and one.plus(2.0) == Variance(4.0, 12.0)
-    assert Variance(0.0, 3.0).plus(1.0) == Variance(1.0, math.inf)
+@pytest.mark.parametrize("freedom", [1, 2, 30, math.inf])
+def test_the_luck_of_images_narrows_no_interval(freedom):
+    """Not even one whose seeds have one degree of freedom, where that of the sum of variances would be larger."""
+    ours, base = {0: 1.0, 1: 1.3}, {0: 1.0, 1: 1.0}
+    halves = [math.log1p(change(ours, base, Variance(0.04, freedom), images).hi) for images in (0.0, 0.001, 0.01, 0.1)]
+    assert halves == sorted(halves) and halves[0] < halves[-1]
+    same = Variance(0.0, freedom)
+    alone = change(ours, base, same, 0.01)
+    assert math.log1p(alone.hi) - math.log1p(alone.mean) == pytest.approx(1.96 * 0.1, rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------ showing

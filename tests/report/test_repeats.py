@@ -65,6 +65,9 @@ def test_a_first_half_in_common_is_one_training():
     assert not one_at_first([runs["other"]], [second]) and not one_at_first([], [])
     apart = replace(runs["other"], train=tuple(row | {"loss": row["loss"] + (row["step"] > 0)} for row in rows))
     assert not one_at_first([apart], [runs["baseline"]])  # equal weights at the start are no training in common
+    elsewhere = replace(apart, folder=Path("results/smoke/other-1/seed1"), seed=1, env={"device_name": "another processor"})
+    assert one_at_first([runs["other"], elsewhere], [runs["baseline"], second])  # a seed of two machines says nothing
+    assert not one_at_first([elsewhere], [second])
 
 
 def test_losses_are_read_by_step():

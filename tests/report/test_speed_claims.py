@@ -61,7 +61,9 @@ def test_the_time_to_a_quality_is_judged_by_its_interval_and_on_one_machine(tmp_
         write_run(tmp_path, "repa-dense", seed, 30.0 + seed)
     found = {row[1]: row for row in times(root=tmp_path).rows}
     assert found["muon / baseline"][-1] == "reproduced" and found["muon / baseline"][2].startswith("3.")
-    assert found["repa-dense / baseline"][-1] == "undecided" and "not reached" in found["repa-dense / baseline"][2]
+    assert found["repa-dense / baseline"][-1] == "not reproduced: the opposite" and "not reached" in found["repa-dense / baseline"][2]
+    write_run(tmp_path, "repa-dense", 0, 15.0)  # one seed of three arrives
+    assert {row[1]: row[-1] for row in times(root=tmp_path).rows}["repa-dense / baseline"] == "undecided"
     for seed in range(3):
         write_run(tmp_path, "muon", seed, 6.0 + seed, device="another processor")
     assert {row[1]: row[-1] for row in times(root=tmp_path).rows}["muon / baseline"] == "not recorded yet"

@@ -6,6 +6,7 @@ Scores move by factors, so changes that know nothing of each other multiply: bot
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from prx_lab.errors import LabError
@@ -108,13 +109,14 @@ def scales(rows: Sequence[tuple[Pair, str, Pair, str]], metrics: Sequence[str] =
     LabError where nothing is recorded.
     """
     found, lines = records(root).found, []
+    noise_at = cache(lambda scale, metric: noises(found, scale, metric))
     for first, here, second, there in rows:
         for metric in columns(metrics, [run for run in found if run.scale in (here, there)]):
             both = []
             for names, scale in ((first, here), (second, there)):
                 runs, base = pair(found, *names, scale)
                 images = luck.shared(runs, base, metric.name)
-                both.append(changed(runs, base, metric.name, noises(found, scale, metric.name), images))
+                both.append(changed(runs, base, metric.name, noise_at(scale, metric.name), images))
             if all(one.n for one in both):
                 shown = (ratio_of(one) for one in (*both, moved(*both)))
                 seeds = " and ".join(str(one.n) for one in both)

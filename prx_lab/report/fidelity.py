@@ -134,7 +134,7 @@ def law(scale: str = "cpu", folder: str | Path = FOLDER) -> Note:
         (slope, limit), (steep, level) = line(found, metric)
         whole, digits = limit + slope / n, METRICS[metric].digits
         told = f"{title} of this network is about {limit:.{digits}f} ± {level:.{digits}f} + ({slope:.2g} ± {steep:.2g}) / n"
-        noisy = f"; images alone move it by {image_noise(scale, n, folder, metric):.0%}"
+        noisy = f"; images alone move it by {share_of_images(found, n, metric):.0%}"
         lines.append(f"{told}: at n = {n} that is {whole:.{digits}f}, {slope / n / whole:.0%} of it bias{noisy} (one standard deviation).")
     return Note("\n".join(lines))
 
@@ -159,8 +159,12 @@ def deviation(found: dict[str, Any], metric: str) -> float:
 
 
 def image_noise(scale: str, n: int, folder: str | Path = FOLDER, metric: str = "fid") -> float:
+    """`share_of_images` of the recorded study of a scale."""
+    return share_of_images(load(scale, folder), n, metric)
+
+
+def share_of_images(found: dict[str, Any], n: int, metric: str) -> float:
     """The standard deviation of a distance on n images over the choice of images, as a share of its value."""
-    found = load(scale, folder)
     (slope, limit), _ = line(found, metric)
     return deviation(found, metric) / math.sqrt(n) / (limit + slope / n)
 

@@ -73,7 +73,12 @@ class SpeedFinding:
 
 def findings(device: str = "cpu", root: str | Path = "results") -> tuple[SpeedFinding, ...]:
     """Every claim about speed with its verdict."""
-    found, posts, made = speed.load(device, Path(root) / "benchmarks"), required(), []
+    return judged(speed.load(device, Path(root) / "benchmarks"))
+
+
+def judged(found: Mapping[str, speed.Record]) -> tuple[SpeedFinding, ...]:
+    """Every claim about speed with its verdict by these benchmarks."""
+    posts, made = required(), []
     for claim in SPEED_CLAIMS:
         post, ours = share(claim.recipe, claim.against, "batches_per_s", posts), measured(claim, found)
         sign = round(math.copysign(1, post)) if claim.sign is None else claim.sign
@@ -130,8 +135,8 @@ def line(one: SpeedFinding) -> tuple[str, ...]:
 
 def table(device: str = "cpu", root: str | Path = "results") -> Listing:
     """One line per claim: the post's change of batches per second, ours of steps per second with its interval, the verdict."""
-    rows = tuple(line(one) for one in findings(device, root))
-    machines = sorted({record.where for record in speed.load(device, Path(root) / "benchmarks").values()})
+    found = speed.load(device, Path(root) / "benchmarks")
+    rows, machines = tuple(map(line, judged(found))), sorted({record.where for record in found.values()})
     head = ("claim", "benchmark", "post, batches/s", "ours, steps/s", "turns", "verdict")
     notes = (
         "Medians of steps that took turns in one process, with a 95 % bootstrap interval over the turns: the noise of one machine and of "

@@ -13,7 +13,7 @@ from scipy import stats
 from prx_lab.errors import LabError
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import records, write_json, write_lines
-from prx_lab.report import claims, family, findings, pairs, ranks
+from prx_lab.report import arrivals, claims, family, findings, pairs, ranks
 from prx_lab.report.claims import CLAIMS, FEW, LONG, MANY, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
 from prx_lab.report.columns import METRICS
 from prx_lab.report.evidence import Estimate, detectable, error
@@ -199,7 +199,7 @@ def test_the_page_of_a_method_shows_its_own_claims(root):
 
 def test_a_table_without_any_record_says_so(tmp_path):
     assert f"{len(claims.findings(root=tmp_path))} not recorded yet" in repr(claims.table(root=tmp_path))
-    for make in (ranks.ranks, findings.speedups):
+    for make in (ranks.ranks, arrivals.speedups):
         with pytest.raises(LabError):
             make(root=tmp_path)
     with pytest.raises(LabError, match="nothing can be said about seeds"):
@@ -332,25 +332,25 @@ def test_speedups_leave_out_what_is_judged_otherwise(root):
     for seed in range(3):
         folder = write_run(root, "camera", seed, 5.0)
         write_json(folder / "recipe.json", {"type": "Recipe", "reference": {"style": "photo"}})
-    shown = {row[0]: row for row in findings.speedups(root=root).rows}
+    shown = {row[0]: row for row in arrivals.speedups(root=root).rows}
     assert next(iter(shown)) == "repa-dense" and set(shown) == set(TRUE)
-    assert "only indicative" in repr(findings.speedups(root=root)) and float(shown["muon"][4].split()[0]) < 1
+    assert "only indicative" in repr(arrivals.speedups(root=root)) and float(shown["muon"][4].split()[0]) < 1
     for seed in range(3):  # a step of muon takes twice as long: half as many times sooner in seconds as in steps, or so
         folder = root / "cpu" / "muon-0123abcd" / f"seed{seed}"
         told = json.loads((folder / "eval.json").read_text())
         write_json(folder / "eval.json", told | {"curve": [point | {"seconds": 2 * point["seconds"]} for point in told["curve"]],
                                                  "throughput": {"images_per_s": 50.0}})  # fmt: skip
-    shown = {row[0]: row for row in findings.speedups(root=root).rows}
+    shown = {row[0]: row for row in arrivals.speedups(root=root).rows}
     assert shown["muon"][5] == "−50 %" and float(shown["muon"][2].split()[0]) == pytest.approx(
         2 * float(shown["muon"][3].split()[0]), abs=0.02
     )
-    [row] = findings.sooner(1.0, ("muon", "camera"), root=root).rows
+    [row] = arrivals.sooner(1.0, ("muon", "camera"), root=root).rows
     assert row[0] == "muon" and row[2] == shown["muon"][3] and row[4] == shown["muon"][2] and (row[3], row[5]) == ("missed", "reached")
     with pytest.raises(LabError, match="No run of haste shares a seed with baseline"):
-        findings.sooner(3.0, ("haste",), root=root)
-    assert [row[0] for row in findings.speedups(root=root, recipes=("muon", "camera", "tread")).rows] == ["muon", "tread"]
+        arrivals.sooner(3.0, ("haste",), root=root)
+    assert [row[0] for row in arrivals.speedups(root=root, recipes=("muon", "camera", "tread")).rows] == ["muon", "tread"]
     with pytest.raises(LabError, match="No recipe of haste has a curve, shares a seed with baseline"):
-        findings.speedups(root=root, recipes=("haste",))
+        arrivals.speedups(root=root, recipes=("haste",))
     assert float(shown["muon"][4].split()[0]) > 1 and float(shown["tread"][4].split()[0]) > 1
     assert all("not reached" in shown[name][2] for name in ("short-captions", "bf16", "tread")) and "[" in shown["muon"][2]
 
@@ -359,7 +359,7 @@ def test_whole_short_runs_are_held_against_whole_runs_of_the_baseline(root):
     for seed, luck in enumerate((1.0, 1.1, 0.9)):
         write_run(root, "muon", seed, 10.0 * luck, scale="cpu-short")
         write_run(root, "muon-low-lr", seed, 10.0, scale="cpu-short")
-    shown = findings.shortened(("muon", "muon-low-lr", "sprint"), root=root)
+    shown = arrivals.shortened(("muon", "muon-low-lr", "sprint"), root=root)
     assert [row[:3] for row in shown.rows] == [("muon", "3", "0.50 [0.50, 0.50]"), ("muon-low-lr", "3", shown.rows[1][2])]
     lo, hi = (float(end) for end in shown.rows[1][2].partition("[")[2].rstrip("]").split(","))
     assert lo < 0.5 < hi and "? steps against ?" in repr(shown) and shown.rows[0][3] == ""  # these logs have no rates
@@ -368,18 +368,18 @@ def test_whole_short_runs_are_held_against_whole_runs_of_the_baseline(root):
         steps = SCALES[scale].steps
         write_json(folder / "recipe.json", {"scale": {"steps": steps, "batch": 1}, "phases": []})
         write_lines(folder / "train.jsonl", [{"step": step, "images_per_s": rate} for step in range(0, steps, 10)])
-    shown = findings.shortened(("muon",), root=root)
+    shown = arrivals.shortened(("muon",), root=root)
     assert shown.rows[0][3] == "0.50" and "200 steps against 600" in repr(shown)  # 200 steps at 40 a second over 600 at 60
     with pytest.raises(LabError, match="No run of sprint at cpu-short scale shares a seed with baseline at cpu scale yet"):
-        findings.shortened(("sprint",), root=root)
+        arrivals.shortened(("sprint",), root=root)
     for seed in range(3):
         folder = write_run(root, "muon", seed, 10.0, scale="mine")
         write_json(folder / "recipe.json", {"scale": {"steps": 200, "eval_n": 64}, "phases": []})
     with pytest.raises(LabError, match="mine and cpu are not judged alike"):
-        findings.shortened(("muon",), short="mine", root=root)
+        arrivals.shortened(("muon",), short="mine", root=root)
     write_run(root, "baseline", 0, 20.0, scale="mine")
     write_json(root / "mine" / "baseline-0123abcd" / "seed0" / "recipe.json", {"scale": {"steps": 200, "eval_n": 64}, "phases": []})
-    assert findings.speedups("mine", root).rows[0][0] == "muon"  # a scale of one's own has no study of its images
+    assert arrivals.speedups("mine", root).rows[0][0] == "muon"  # a scale of one's own has no study of its images
 
 
 def test_a_change_of_more_than_ten_times_is_told_as_a_factor():

@@ -12,7 +12,7 @@ from scipy import stats
 from prx_lab import show
 from prx_lab.errors import LabError
 from prx_lab.record import Record, append_json, write_json
-from prx_lab.report import clock, findings
+from prx_lab.report import arrivals, clock
 from prx_lab.report.arrival import RISING, Speedup, arrival, at_equal_time, factor, falling, geometric, speedup
 from prx_lab.report.columns import METRICS, by_seed
 from prx_lab.report.evidence import change, detectable, error, estimate, power, shares, typical_sd
@@ -357,7 +357,7 @@ def test_a_score_that_rises_is_read_by_what_is_wrong(tmp_path):
     runs, base = ([Record.load(tmp_path / "cpu" / f"{name}-0123abcd" / f"seed{s}") for s in (0, 1)] for name in ("muon", "baseline"))
     assert speedup(runs, base, "step", "composition").factors == pytest.approx((2.0, 2.0))
     assert speedup(runs, base, "step").factors == pytest.approx((1.0, 1.0))
-    [row] = findings.goals(1.5, ["muon", "ema"], root=tmp_path).rows
+    [row] = arrivals.goals(1.5, ["muon", "ema"], root=tmp_path).rows
     assert row[:2] == ("muon", "2") and row[2].endswith(", missed") and row[5] == "2.00 [2.00, 2.00], reached" and row[3] == ""
 
 
@@ -368,11 +368,11 @@ def test_seconds_of_two_machines_have_no_factor_and_steps_have(tmp_path):
     steps, seconds = (speedup(runs, others, against) for against in ("step", "seconds"))
     assert steps.n == 2 and seconds.n == 1 and seconds.factors[0] == steps.factors[0]
     assert math.isnan(at_equal_time(runs[1], others[1])) and not math.isnan(at_equal_time(runs[1], others[1], "step"))
-    row = findings.speedups(root=tmp_path).rows[0]
+    row = arrivals.speedups(root=tmp_path).rows[0]
     assert row[:2] == ("muon", "2") and "[" in row[2] and "[" not in row[3] and row[5] == "+0 %"
     write_run(tmp_path, "muon", 0, 10.0, device="another")
-    assert findings.speedups(root=tmp_path).rows[0][3:] == ("", "", "")
-    assert findings.sooner(1.1, ["muon"], root=tmp_path).rows[0][2:4] == ("", "undecided: another machine")
+    assert arrivals.speedups(root=tmp_path).rows[0][3:] == ("", "", "")
+    assert arrivals.sooner(1.1, ["muon"], root=tmp_path).rows[0][2:4] == ("", "undecided: another machine")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ A group is a name of GROUPS; each of its processes runs `work`, and the first on
 import gc
 import json
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 import accelerate  # noqa: F401  loaded before the processes part
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.distributed.fsdp  # noqa: F401
 import torch.distributed.tensor  # noqa: F401
 from safetensors.torch import save_file
@@ -185,28 +185,31 @@ def save(path: Path, tensors: dict[str, torch.Tensor], world: World) -> None:
         save_file({k: v.contiguous() for k, v in tensors.items()}, path)
 
 
-def group(folder: Path, name: str) -> bool:
-    """Fork the processes of a group; whether all of them ended well."""
+def group(folder: Path, name: str) -> list[str]:
+    """Fork the processes of a group; what became of those that did not end well."""
     kind, size = GROUPS[name]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # they meet at a store of this process, as at a launcher's: nobody else can take its port before they come
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pids = []
     for rank in range(size):
         pid = os.fork()
         if not pid:
             if kind != "alone":
-                here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+                here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": meeting.port}
                 os.environ |= {k: str(v) for k, v in here.items()} | {"MASTER_ADDR": "127.0.0.1"}
+                os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
                 os.environ |= {"ACCELERATE_USE_FSDP": str(kind == "fsdp").lower(), "FSDP_VERSION": "2"}
             try:
                 work(folder, name)
+                os._exit(0)
             except BaseException:
-                traceback.print_exc()
+                (folder / f"{name}-{rank}.txt").write_text(traceback.format_exc())
+            finally:
                 os._exit(1)
-            os._exit(0)
         pids.append(pid)
-    return all([os.waitpid(pid, 0)[1] == 0 for pid in pids])
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    left = [folder / f"{name}-{rank}.txt" for rank in range(size)]
+    return [f"{name} {r} of {size}, exit {e}: {p.read_text() if p.exists() else ''}" for r, (e, p) in enumerate(zip(ends, left)) if e]
 
 
 def warm() -> None:
@@ -219,4 +222,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warm()
     gc.freeze()  # nothing of these is garbage, however often it is looked for
-    sys.exit(0 if all(group(Path(sys.argv[1]), name) for name in sys.argv[2:]) else 1)
+    for name in sys.argv[2:]:
+        if failed := group(Path(sys.argv[1]), name):
+            print(*failed, sep="\n")
+            sys.exit(1)

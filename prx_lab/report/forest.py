@@ -144,6 +144,14 @@ def labels(found: Sequence[Branch]) -> list[str]:
     return [f"{one.name} ({one.ours.n})" for one in found]
 
 
+def factors(lo: float, hi: float) -> list[float]:
+    """Round ratios to mark on a logarithmic axis from `lo` to `hi`, none too near to its neighbour."""
+    rows = [[tick for tick in row if lo <= tick <= hi] for row in TICKS]
+    near = APART * math.log(hi / lo)
+    fitting = [row for row in rows if len(row) <= ROOM and all(math.log(b / a) >= near for a, b in pairwise(row))]
+    return max(fitting, key=len, default=rows[0])
+
+
 def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     """The points, intervals and axes of a forest plot, the first branch on top."""
     axis.axvline(1, color=GREY, lw=1)
@@ -155,13 +163,8 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
         axis.plot(1 + one.post, place, "D", color=POST, ms=4)
     axis.set(xscale="log", yticks=range(len(found)), yticklabels=labels(found))
     axis.set_ylim(len(found) - 0.4, -0.6)
-    lo, hi = axis.get_xlim()
-    lo, hi = min(lo, NARROWEST[0]), max(hi, NARROWEST[1])
-    axis.set_xlim(lo, hi)
-    rows = [[tick for tick in row if lo <= tick <= hi] for row in TICKS]
-    near = APART * math.log(hi / lo)
-    fitting = [row for row in rows if len(row) <= ROOM and all(math.log(b / a) >= near for a, b in pairwise(row))]
-    ticks = max(fitting, key=len, default=rows[0])
+    axis.set_xlim(min(axis.get_xlim()[0], NARROWEST[0]), max(axis.get_xlim()[1], NARROWEST[1]))
+    ticks = factors(*axis.get_xlim())
     axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
     axis.minorticks_off()
     axis.grid(axis="y", visible=False)

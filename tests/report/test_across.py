@@ -1,0 +1,48 @@
+"""A figure over scales: every point and line is that of `forest` at the scale, and a gap stays a gap."""
+
+import math
+
+import pytest
+
+from prx_lab.errors import LabError
+from prx_lab.report.across import across
+from prx_lab.report.forest import branches
+from tests.made_up import write_run
+
+PLACES = {"cpu": "64 tokens", "cpu-256": "256", "cpu-1024": "1024"}
+
+
+@pytest.fixture
+def root(tmp_path):
+    for scale, factor in {"cpu": 2.0, "cpu-256": 1.5, "cpu-1024": 0.5}.items():
+        for seed, luck in enumerate((20.0, 24.0)):
+            write_run(tmp_path, "baseline", seed, luck, scale=scale)
+            write_run(tmp_path, "tread", seed, luck * factor * (1.02, 0.99)[seed], scale=scale)
+    write_run(tmp_path, "sprint", 0, 10.0, scale="cpu")
+    write_run(tmp_path, "sprint", 0, 30.0, scale="cpu-1024")
+    return tmp_path
+
+
+def points(plot, marker):
+    """(place, ratio, fill style) of the points of one marker in the first panel; the legend's is empty."""
+    lines = [line for line in plot.figure.axes[0].lines if line.get_marker() == marker]
+    return [(float(x), float(y), line.get_fillstyle()) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata())]
+
+
+def test_points_and_lines_are_those_of_each_scale(root):
+    plot = across(("tread", "sprint"), PLACES, ("fid", "composition"), root=root)
+    first, second = points(plot, "o"), points(plot, "s")
+    assert [round(x) for x, _, _ in first] == [0, 1, 2] and [round(x) for x, _, _ in second] == [0, 2]
+    assert {fill for *_, fill in first} == {"full"} and {fill for *_, fill in second} == {"none"}
+    ends = [tuple(line.get_ydata()) for line in plot.figure.axes[0].lines if line.get_linewidth() == 2 and len(line.get_xdata()) == 2]
+    for (_, y, _), scale in zip(first, PLACES):
+        (one,) = branches("fid", ("tread",), scale, "baseline", root)
+        assert y == pytest.approx(1 + one.ours.mean)
+        assert any(math.isclose(lo, 1 + one.ours.lo) and math.isclose(hi, 1 + one.ours.hi) for lo, hi in ends)
+    assert [text.get_text() for text in plot.figure.axes[0].get_xticklabels()] == list(PLACES.values())
+    assert "tread cpu 2.0" in repr(plot) and "sprint cpu 0.50, cpu-1024 1.50" in repr(plot)
+
+
+def test_one_scale_is_no_comparison(root):
+    with pytest.raises(LabError, match="at two of the scales cpu, cpu-256"):
+        across(("sprint",), {"cpu": "64", "cpu-256": "256"}, ("fid",), root=root)

@@ -169,7 +169,7 @@ def sampled(folder: Path, source: str, purpose: str) -> tuple[Path, Mapping[str,
     from prx_lab.recipe import Recipe
 
     if not steps(folder / "checkpoint"):
-        raise LabError(f"{source} has no checkpoint (records are shared without weights); run the recipe again to {purpose} it.")
+        raise LabError(f"{source} has no checkpoint (records are shared without weights); train it under another --root to {purpose} it.")
     where, tensors, state = newest(folder / "checkpoint")
     plan = Recipe.from_json(state["recipe"]).plan
     recipe = plan[min(state["phase"], len(plan) - 1)][1]  # of a run that goes on, the phase it is in

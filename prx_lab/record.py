@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,7 @@ class Record:
             raise LabError(f"{label(folder)}/eval.json holds no metrics: evaluate the run again.")
         if wrong := unsound(evaluation):
             raise LabError(f"{label(folder)}/eval.json is damaged, {wrong}: delete the folder and run it again.")
-        train = tuple(_lines(folder / "train.jsonl"))
+        train = _lines(folder / "train.jsonl")
         return Record(folder, folder.parent.parent.name, name, id, int(digits), recipe, env, evaluation, train)
 
     def metric(self, name: str) -> float:
@@ -270,15 +271,23 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> tuple[dict[str, Any], ...]:
+    try:
+        now = path.stat()
+    except OSError:
+        raise LabError(f"{label(path.parent)}/{path.name} is missing: the run did not finish, run it again.") from None
+    return _rows(path, now.st_ino, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _rows(path: Path, *version: int) -> tuple[dict[str, Any], ...]:
+    """The rows of one version of a log, parsed once: a page reads all records many times over, and most of that is their logs."""
     where = f"{label(path.parent)}/{path.name}"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 inside a string
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except FileNotFoundError:
-        raise LabError(f"{where} is missing: the run did not finish, run it again.") from None
+        rows = tuple(json.loads(line) for line in lines if line.strip())
     except (ValueError, RecursionError, OSError):
         raise LabError(f"{where} is damaged: delete the folder and run it again.") from None
     if not all(isinstance(row, dict) for row in rows):
         raise LabError(f"{where} is damaged: each line should hold one JSON object.")
-    yield from rows
+    return rows

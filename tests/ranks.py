@@ -8,6 +8,7 @@ A group is a name of GROUPS; each of its processes runs `work`, and the first on
 import gc
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -190,7 +191,7 @@ def group(folder: Path, name: str) -> list[str]:
     kind, size = GROUPS[name]
     # they meet at a store of this process, as at a launcher's: nobody else can take its port before they come
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    pids = []
+    ranks, failed = {}, []
     for rank in range(size):
         pid = os.fork()
         if not pid:
@@ -206,10 +207,15 @@ def group(folder: Path, name: str) -> list[str]:
                 (folder / f"{name}-{rank}.txt").write_text(traceback.format_exc())
             finally:
                 os._exit(1)
-        pids.append(pid)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    left = [folder / f"{name}-{rank}.txt" for rank in range(size)]
-    return [f"{name} {r} of {size}, exit {e}: {p.read_text() if p.exists() else ''}" for r, (e, p) in enumerate(zip(ends, left)) if e]
+        ranks[pid] = rank
+    while ranks:
+        pid, status = os.wait()
+        left = folder / f"{name}-{(rank := ranks.pop(pid))}.txt"
+        if code := os.waitstatus_to_exitcode(status):
+            failed.append(f"{name} {rank} of {size}, exit {code}: {left.read_text() if left.exists() else ''}")
+            for other in ranks:  # they would wait for it
+                os.kill(other, signal.SIGTERM)
+    return failed
 
 
 def warm() -> None:

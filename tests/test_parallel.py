@@ -39,7 +39,7 @@ def together(tmp_path_factory) -> Path:
     still = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PRX_STATIC": "1"}
     command = [sys.executable, "-m", "tests.ranks", str(folder), "alone", "ddp", "fsdp", "three"]
     done = subprocess.run(command, cwd=HERE.parent, env=os.environ | still, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout or done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
     return folder
 
 

@@ -32,8 +32,8 @@ def run(
     from prx_lab.record import Record, run_folder
 
     chosen = resolve(name, scale, data, sets)
-    if world().main and (run_folder(root, chosen, seed) / "eval.json").exists():
-        typer.echo("This run is on record already; delete its folder to repeat it.")
+    if world().main and ((place := run_folder(root, chosen, seed)) / "eval.json").exists():
+        typer.echo(f"This run is on record already; delete {place}, or choose another --root, to train it again.")
     folder = experiment.run(chosen, seed, root, Budget(accumulate, checkpointing))
     if world().main:
         typer.echo(f"{summary(Record.load(folder))}\nRecorded in {folder}")

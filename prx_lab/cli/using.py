@@ -46,7 +46,7 @@ def sample(
         made.encoder = made.encoder.reading(made.recipe.set("cleaning", cleaning).cleaning, made.recipe.text_tokens)
     guide = made.recipe.guidance if guidance < 0 else made.recipe.set("guidance.scale", str(guidance)).guidance
     images = buckets.draw(made, prompts, *sides(size), seed, steps, guide) if size else made(prompts, seed, steps, guide)
-    typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} images.")
+    typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} image{'s' * (len(prompts) > 1)}.")
 
 
 def is_ours(name: str) -> bool:

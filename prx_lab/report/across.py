@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prx_lab.errors import LabError
+from prx_lab.errors import LabError, require
 from prx_lab.record import records
 from prx_lab.report.columns import columns
 from prx_lab.report.forest import NARROWEST, SMALL, Branch, branches, factors
-from prx_lab.report.pairs import pair
+from prx_lab.report.pairs import of_recipe
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 APART = 0.12  # of the way from a scale to the next, between two recipes
@@ -20,14 +20,16 @@ def across(
 ) -> Plot:
     """Each recipe's value of some metrics over that of the baseline at the same scale and seeds, at several scales from left to right.
 
-    `places` has the scales and what to call them. Intervals and open points are those of `forest`; what is not recorded has no point.
-    LabError where no recipe is recorded with the baseline at two of the scales.
+    `places` has the scales and what to call them. Intervals and open points are those of `forest`; what is not recorded has no point,
+    and no line goes across the gap. LabError where no recipe is recorded with the baseline at two of the scales, or for more recipes
+    than there are marks.
     """
     from matplotlib import rc_context
 
-    shown = columns(metrics, list(records(root).found))
-    lines = {metric.name: [line(metric.name, name, tuple(places), baseline, root) for name in names] for metric in shown}
-    if all(len(one) < 2 for one in lines[shown[0].name]):
+    require(len(names) <= len(MARKS), f"This figure has marks for {len(MARKS)} recipes and was asked for {len(names)}; draw two figures.")
+    shown = columns(metrics, [run for run in records(root).found if run.scale in places])
+    lines = {metric.name: list(drawn(metric.name, names, tuple(places), baseline, root).values()) for metric in shown}
+    if all(len(one) < 2 for found in lines.values() for one in found):
         raise LabError(f"No recipe of {', '.join(names)} is recorded with {baseline} at two of the scales {', '.join(places)} yet.")
     height = math.ceil(len(shown) / 2)
     made, axes = figure(6.6, 0.6 + 2.2 * height, height, 2)
@@ -36,12 +38,13 @@ def across(
             axis.axhline(1, color=GREY, lw=1)
             for nth, one in enumerate(lines[metric.name]):
                 aside = APART * (nth - (len(names) - 1) / 2)
-                x, y = [place + aside for place in one], [1 + branch.ours.mean for branch in one.values()]
-                axis.plot(x, y, color=COLOURS[nth], lw=1, ls=":")
-                for at, branch in zip(x, one.values()):
-                    axis.plot([at, at], [1 + branch.ours.lo, 1 + branch.ours.hi], color=COLOURS[nth], lw=2, solid_capstyle="butt")
+                means = [1 + one[place].ours.mean if place in one else math.nan for place in range(len(places))]
+                axis.plot([place + aside for place in range(len(places))], means, color=COLOURS[nth], lw=1, ls=":")
+                for place, branch in one.items():
+                    ends = [1 + branch.ours.lo, 1 + branch.ours.hi]
+                    axis.plot([place + aside] * 2, ends, color=COLOURS[nth], lw=2, solid_capstyle="butt")
                     fill = "none" if branch.ours.n == 1 else "full"
-                    axis.plot(at, 1 + branch.ours.mean, MARKS[nth], color=COLOURS[nth], fillstyle=fill)
+                    axis.plot(place + aside, 1 + branch.ours.mean, MARKS[nth], color=COLOURS[nth], fillstyle=fill)
             axis.set(yscale="log", xticks=range(len(places)), xticklabels=places.values(), xlim=(-0.5, len(places) - 0.5))
             axis.set_title(metric.head)
             axis.set_ylim(min(axis.get_ylim()[0], NARROWEST[0]), max(axis.get_ylim()[1], NARROWEST[1]))
@@ -63,8 +66,11 @@ def across(
     return Plot(made, f"over {baseline} of the same scale: {'; '.join(told)}")
 
 
-def line(metric: str, name: str, scales: Sequence[str], baseline: str, root: str | Path) -> dict[int, Branch]:
-    """{place of the scale: the recipe's branch there}, where it is recorded with the baseline."""
-    found = records(root).found
-    there = [(place, scale) for place, scale in enumerate(scales) if all(pair(found, name, baseline, scale))]
-    return {place: one for place, scale in there for one in branches(metric, (name,), scale, baseline, root)}
+def drawn(metric: str, names: Sequence[str], scales: Sequence[str], baseline: str, root: str | Path) -> dict[str, dict[int, Branch]]:
+    """{recipe: {place of the scale: its branch there}}, where it is recorded with the baseline."""
+    found, made = records(root).found, {name: {} for name in names}
+    for place, scale in enumerate(scales):
+        if of_recipe(found, baseline, scale):
+            for one in branches(metric, names, scale, baseline, root):
+                made[one.name][place] = one
+    return made

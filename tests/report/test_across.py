@@ -23,26 +23,30 @@ def root(tmp_path):
     return tmp_path
 
 
-def points(plot, marker):
-    """(place, ratio, fill style) of the points of one marker in the first panel; the legend's is empty."""
-    lines = [line for line in plot.figure.axes[0].lines if line.get_marker() == marker]
+def points(axis, marker):
+    """(x, y, fill style) of the points of one marker in a panel; the legend's is empty."""
+    lines = [line for line in axis.lines if line.get_marker() == marker]
     return [(float(x), float(y), line.get_fillstyle()) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata())]
 
 
 def test_points_and_lines_are_those_of_each_scale(root):
     plot = across(("tread", "sprint"), PLACES, ("fid", "composition"), root=root)
-    first, second = points(plot, "o"), points(plot, "s")
-    assert [round(x) for x, _, _ in first] == [0, 1, 2] and [round(x) for x, _, _ in second] == [0, 2]
-    assert {fill for *_, fill in first} == {"full"} and {fill for *_, fill in second} == {"none"}
-    ends = [tuple(line.get_ydata()) for line in plot.figure.axes[0].lines if line.get_linewidth() == 2 and len(line.get_xdata()) == 2]
-    for (_, y, _), scale in zip(first, PLACES):
-        (one,) = branches("fid", ("tread",), scale, "baseline", root)
-        assert y == pytest.approx(1 + one.ours.mean)
-        assert any(math.isclose(lo, 1 + one.ours.lo) and math.isclose(hi, 1 + one.ours.hi) for lo, hi in ends)
-    assert [text.get_text() for text in plot.figure.axes[0].get_xticklabels()] == list(PLACES.values())
-    assert "tread cpu 2.0" in repr(plot) and "sprint cpu 0.50, cpu-1024 1.50" in repr(plot)
+    for axis, metric in zip(plot.figure.axes, ("fid", "composition")):
+        first, second = points(axis, "o"), points(axis, "s")
+        assert [round(x) for x, _, _ in first] == [0, 1, 2] and [round(x) for x, _, _ in second] == [0, 2]
+        assert {fill for *_, fill in first} == {"full"} and {fill for *_, fill in second} == {"none"}
+        drawn = {line.get_xdata()[0]: line.get_ydata() for line in axis.lines if line.get_linewidth() == 2}
+        for (x, y, _), scale in zip(first, PLACES):
+            (one,) = branches(metric, ("tread",), scale, "baseline", root)
+            assert y == pytest.approx(1 + one.ours.mean) and list(drawn[x]) == pytest.approx([1 + one.ours.lo, 1 + one.ours.hi])
+        between = [line.get_ydata() for line in axis.lines if line.get_linestyle() == ":"]
+        assert [[math.isnan(y) for y in ys] for ys in between] == [[False] * 3, [False, True, False]]
+        assert [text.get_text() for text in axis.get_xticklabels()] == list(PLACES.values())
+    assert "FID ↓ of tread cpu 2.0" in repr(plot) and "FID ↓ of sprint cpu 0.50, cpu-1024 1.50" in repr(plot)
 
 
 def test_one_scale_is_no_comparison(root):
     with pytest.raises(LabError, match="at two of the scales cpu, cpu-256"):
         across(("sprint",), {"cpu": "64", "cpu-256": "256"}, ("fid",), root=root)
+    with pytest.raises(LabError, match="marks for 4 recipes and was asked for 5"):
+        across(("tread",) * 5, PLACES, ("fid",), root=root)

@@ -202,7 +202,7 @@ def test_the_command_draws_from_a_folder(stored, tmp_path, capsys):
 
     _, folder = stored
     words = ["sample", str(folder), "a red cube", "--steps", "2", "--out", str(tmp_path / "out.png")]
-    assert cli.call([*words, "--size", "32x48"]) == 0 and "1 images" in capsys.readouterr().out
+    assert cli.call([*words, "--size", "32x48"]) == 0 and "1 image." in capsys.readouterr().out
     assert Image.open(tmp_path / "out.png").size == (48, 32)
 
 

@@ -272,22 +272,21 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> tuple[dict[str, Any], ...]:
-    try:
-        now = path.stat()
-    except OSError:
-        raise LabError(f"{label(path.parent)}/{path.name} is missing: the run did not finish, run it again.") from None
-    return _rows(path, now.st_ino, now.st_mtime_ns, now.st_size)
-
-
-@lru_cache(maxsize=4096)
-def _rows(path: Path, *version: int) -> tuple[dict[str, Any], ...]:
-    """The rows of one version of a log, parsed once: a page reads all records many times over, and most of that is their logs."""
     where = f"{label(path.parent)}/{path.name}"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 inside a string
-        rows = tuple(json.loads(line) for line in lines if line.strip())
+        now = path.stat()
+        rows = _rows(path, now.st_ino, now.st_mtime_ns, now.st_size)
+    except FileNotFoundError:
+        raise LabError(f"{where} is missing: the run did not finish, run it again.") from None
     except (ValueError, RecursionError, OSError):
         raise LabError(f"{where} is damaged: delete the folder and run it again.") from None
     if not all(isinstance(row, dict) for row in rows):
         raise LabError(f"{where} is damaged: each line should hold one JSON object.")
     return rows
+
+
+@lru_cache(maxsize=4096)
+def _rows(path: Path, *version: int) -> tuple[Any, ...]:
+    """The rows of one version of a log, parsed once: a page reads all records many times over, and most of that is their logs."""
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 inside a string
+    return tuple(json.loads(line) for line in lines if line.strip())

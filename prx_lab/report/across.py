@@ -28,15 +28,15 @@ def across(
 
     require(len(names) <= len(MARKS), f"This figure has marks for {len(MARKS)} recipes and was asked for {len(names)}; draw two figures.")
     shown = columns(metrics, [run for run in records(root).found if run.scale in places])
-    lines = {metric.name: list(drawn(metric.name, names, tuple(places), baseline, root).values()) for metric in shown}
-    if all(len(one) < 2 for found in lines.values() for one in found):
+    lines = {metric.name: drawn(metric.name, names, tuple(places), baseline, root) for metric in shown}
+    if all(len(one) < 2 for found in lines.values() for one in found.values()):
         raise LabError(f"No recipe of {', '.join(names)} is recorded with {baseline} at two of the scales {', '.join(places)} yet.")
     height = math.ceil(len(shown) / 2)
     made, axes = figure(6.6, 0.6 + 2.2 * height, height, 2)
     with rc_context(STYLE):
         for axis, metric in zip(axes.flat, shown):
             axis.axhline(1, color=GREY, lw=1)
-            for nth, one in enumerate(lines[metric.name]):
+            for nth, one in enumerate(lines[metric.name].values()):
                 aside = APART * (nth - (len(names) - 1) / 2)
                 means = [1 + one[place].ours.mean if place in one else math.nan for place in range(len(places))]
                 axis.plot([place + aside for place in range(len(places))], means, color=COLOURS[nth], lw=1, ls=":")
@@ -60,7 +60,7 @@ def across(
     told = [
         f"{metric.head} of {name} " + ", ".join(f"{list(places)[place]} {1 + branch.ours.mean:.2f}" for place, branch in one.items())
         for metric in shown
-        for name, one in zip(names, lines[metric.name])
+        for name, one in lines[metric.name].items()
         if one
     ]
     return Plot(made, f"over {baseline} of the same scale: {'; '.join(told)}")

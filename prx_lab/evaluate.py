@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from prx_lab import progress
 from prx_lab.data.captions import facts
 from prx_lab.data.open import open_source
 from prx_lab.data.scenes import Scenes
@@ -26,7 +26,6 @@ from prx_lab.metrics.fid import fid_influences, fid_score
 from prx_lab.metrics.mmd import mmd_influences, mmd_score, unit
 from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, World
-from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.report.luck import NOTHING, Influences
 from prx_lab.sample import Condition, generate, predictor
@@ -109,7 +108,7 @@ def pictures(
     space = load_space(recipe.space).to(judge.device)
     v = predictor(model.eval(), recipe.predict, lambda: recipe.precision.autocast(judge.device))
     found = []
-    with tqdm(total=len(index), desc="sampling", unit="img", disable=quiet(), leave=False) as bar:
+    with progress.bar(total=len(index), desc="sampling", unit="img", leave=False) as bar:
         for start in range(index.start, index.stop, batch):
             part = range(start, min(start + batch, index.stop))
             keys = [key(i) for i in part]

@@ -20,11 +20,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
+from prx_lab import progress
 from prx_lab.errors import LabError, nearest
 from prx_lab.process import interruptible
-from prx_lab.progress import quiet
 from prx_lab.recipes import GROUPS, PUBLISHED, RECIPES
 from prx_lab.record import ERROR, Record, run_folder, write_text
 
@@ -94,7 +92,7 @@ def run(wanted: Iterable[Job], root: str | Path, do: Callable[[Job, str | Path, 
     """
     wanted, failed = list(wanted), []
     left = [job for job in wanted if not job.recorded(root)]
-    with interruptible() as stop, tqdm(total=len(wanted), initial=len(wanted) - len(left), disable=quiet(), unit="run") as bar:
+    with interruptible() as stop, progress.bar(total=len(wanted), initial=len(wanted) - len(left), unit="run") as bar:
         for job in left:
             if job.recorded(root):  # by another process, since
                 bar.update()

@@ -100,6 +100,9 @@ class World:
         """As `agreed`; the first process of each machine goes ahead, so that the others find its caches."""
         return nullcontext()
 
+    def leave(self) -> None:
+        """Part from the other processes, when all is done."""
+
 
 ALONE = World()
 
@@ -185,6 +188,9 @@ class Several(World):
         with self.agreed():
             if not self.accelerator.is_local_main_process:
                 yield
+
+    def leave(self) -> None:
+        self.accelerator.end_training()
 
 
 @lru_cache(maxsize=1)

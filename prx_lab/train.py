@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from prx_lab import checkpoint, start
+from prx_lab import checkpoint, progress, start
 from prx_lab.data.batch import Batch, Data
 from prx_lab.data.store import order
 from prx_lab.errors import LabError
@@ -18,7 +17,6 @@ from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, USUAL, Budget, World, cut
 from prx_lab.precision import DTYPES
 from prx_lab.process import interruptible, tune_allocator
-from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.sample import Sampler
 from prx_lab.sharding import alike, is_shard, local, whole
@@ -179,7 +177,7 @@ class Training:
         """
         tune_allocator()
         B = self.recipe.scale.batch
-        with interruptible() as stop, tqdm(total=until, initial=self.step_index, disable=quiet(), unit="step") as bar:
+        with interruptible() as stop, progress.bar(total=until, initial=self.step_index, unit="step") as bar:
             while self.step_index < until:
                 start = time.perf_counter()
                 try:

@@ -5,6 +5,7 @@
 A group is a name of GROUPS; each of its processes runs `work`, and the first one leaves what was found in FOLDER/<group>.
 """
 
+import faulthandler
 import gc
 import json
 import os
@@ -225,6 +226,7 @@ def warm() -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a process that the system ends tells where it was
     torch.set_num_threads(1)
     warm()
     gc.freeze()  # nothing of these is garbage, however often it is looked for

@@ -206,6 +206,14 @@ def test_the_command_draws_from_a_folder(stored, tmp_path, capsys):
     assert Image.open(tmp_path / "out.png").size == (48, 32)
 
 
+def test_the_command_writes_over_nothing_that_it_was_not_named(stored, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        assert cli.call(["sample", str(stored[1]), "a red cube", "--steps", "1"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["samples.png:", "samples-2.png:", "samples-3.png:"]
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

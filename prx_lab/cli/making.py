@@ -37,6 +37,7 @@ def run(
     folder = experiment.run(chosen, seed, root, Budget(accumulate, checkpointing))
     if world().main:
         typer.echo(f"{summary(Record.load(folder))}\nRecorded in {folder}")
+    world().leave()
 
 
 def summary(record) -> str:

@@ -1,5 +1,6 @@
 """Commands that use a trained network: sample, export."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ def sample(
     guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; below 0: the recipe's own.")] = -1.0,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 384x672.")] = "",
     cleaning: Annotated[str, typer.Option("--cleaning", help="What is done to prompts: none, light or full; by default as usual.")] = "",
-    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("samples.png"),
+    out: Annotated[str, typer.Option("--out", help="The PNG to write; by default samples.png, or the first free samples-2.png, ...")] = "",
     data: Data = "",
     root: Root = Path("results"),
 ) -> None:
@@ -46,7 +47,14 @@ def sample(
         made.encoder = made.encoder.reading(made.recipe.set("cleaning", cleaning).cleaning, made.recipe.text_tokens)
     guide = made.recipe.guidance if guidance < 0 else made.recipe.set("guidance.scale", str(guidance)).guidance
     images = buckets.draw(made, prompts, *sides(size), seed, steps, guide) if size else made(prompts, seed, steps, guide)
-    typer.echo(f"Wrote {Samples(images, prompts).save(out)}: {len(prompts)} image{'s' * (len(prompts) > 1)}.")
+    place = Samples(images, prompts).save(out or free(Path("samples.png")))
+    typer.echo(f"Wrote {place}: {len(prompts)} image{'s' * (len(prompts) > 1)}.")
+
+
+def free(path: Path) -> Path:
+    """The path, or where something is there the first of path-2, path-3, ... where nothing is."""
+    numbered = (path.with_stem(f"{path.stem}-{i}") for i in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not one.exists())
 
 
 def is_ours(name: str) -> bool:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from prx_lab import progress
 from prx_lab.data.decode import BROKEN, problem, square
 from prx_lab.data.folder import CAPTION_COLUMNS
 from prx_lab.data.listed import THREADS, VAL_SHARE
@@ -30,7 +30,6 @@ from prx_lab.data.streams import TRAIN, VALIDATION, Row, Stream, open_streams, p
 from prx_lab.errors import LabError
 from prx_lab.evaluate import reference_n
 from prx_lab.locks import locked
-from prx_lab.progress import quiet
 from prx_lab.recipe import Recipe
 from prx_lab.record import write_json
 from prx_lab.spaces import Space, load_space
@@ -138,7 +137,7 @@ class Job:
         """Pass every stream once, from the first row that some shard still misses."""
         train = self.parts[TRAIN]
         total = min(train.wanted, self.available(TRAIN) or train.wanted)
-        with tqdm(total=total, initial=train.rows, desc="encoding", unit="img", disable=quiet()) as bar:
+        with progress.bar(total=total, initial=train.rows, desc="encoding", unit="img") as bar:
             for stream in self.streams:
                 mine = [self.parts[name] for name in stream.parts if not self.parts[name].full]
                 if mine:
@@ -272,7 +271,7 @@ def encode(recipe: Recipe, folder: Path, device: torch.device, tell: Callable[[s
         job = begin(recipe, folder, networks, streams, manifest)
         if (folder / DONE).exists() and {name: part.shards for name, part in job.parts.items()} == listed(folder):
             paths = [part.folder / name for part in job.parts.values() for name, _ in part.shards]
-            verify(tqdm(paths, "checking", disable=quiet(), leave=False))
+            verify(progress.bar(paths, "checking", leave=False))
         else:
             (folder / DONE).unlink(missing_ok=True)
             work(job, manifest, tell)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from tqdm.std import tqdm
 
+from prx_lab import progress
 from prx_lab.data.decode import BROKEN, Blob, problem, square
 from prx_lab.data.source import Source, kind_at
 from prx_lab.errors import LabError
-from prx_lab.progress import quiet
 
 HELD = ("val", "validation", "valid", "dev", "test")
 PARTS = ("train", *HELD)
@@ -91,7 +90,7 @@ class Listed(Source):
     def _drop_unreadable(self) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
             checks = pool.map(lambda item: problem(self.blob(item)), self.items)
-            reasons = list(tqdm(checks, f"checking {self.name}", len(self.items), leave=False, delay=2, disable=quiet()))
+            reasons = list(progress.bar(checks, f"checking {self.name}", len(self.items), leave=False, delay=2))
         bad = {item.name: reason for item, reason in zip(self.items, reasons, strict=True) if reason}
         if not bad:
             return

@@ -15,16 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
-from prx_lab import zoo
+from prx_lab import progress, zoo
 from prx_lab.data.batch import Batch, Text
 from prx_lab.data.source import Source
 from prx_lab.errors import LabError
 from prx_lab.flow import stream
 from prx_lab.locks import FOREVER, lock_of, locked, sweep
 from prx_lab.machine import cores
-from prx_lab.progress import quiet
 from prx_lab.spaces import Space, load_space
 from prx_lab.teachers import load_vision, look
 from prx_lab.text import TextEncoder
@@ -92,7 +90,7 @@ def _fill(part_folder: Path, folder: Path, what: str, rows: int, parts: Iterator
     with writing(folder.parent):
         part_folder.mkdir()
     try:
-        with tqdm(total=rows, desc=what, unit="img", disable=quiet(), leave=False) as bar:
+        with progress.bar(total=rows, desc=what, unit="img", leave=False) as bar:
             for part in parts:
                 with writing(folder.parent):
                     for key, value in part.items():

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from prx_lab.errors import LabError
 from prx_lab.metrics.stats import bootstrap
@@ -111,6 +110,8 @@ def match(detections: Sequence[Detection], facts: "Facts") -> list[int]:
     in nothing is no match.
     Among equal matchings, swaps of two objects are tried for the one in which more relations hold: captions do not order twins.
     """
+    from scipy.optimize import linear_sum_assignment  # a second to import, and every command would wait for it
+
     found = [-1] * len(facts.objects)
     if not detections or not found:
         return found

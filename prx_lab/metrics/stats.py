@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from prx_lab.errors import LabError
 
@@ -86,7 +86,7 @@ def influence_interval(value: float, *influences: np.ndarray, level: float = 0.9
     of one scene, the interval is a little too wide. lo is never below 0 for a value that is not.
     """
     variance = sum(float(f.var(ddof=1)) / len(f) for f in influences)
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt(variance)
+    half = float(ndtri((1 + level) / 2)) * math.sqrt(variance)
     return (max(value - half, 0.0) if value >= 0 else value - half), value + half
 
 
@@ -126,7 +126,7 @@ def paired(variant: Sequence[float], baseline: Sequence[float], level: float = 0
     if len(d) == 1:
         return Paired(1, float(d[0]), None, None, None)
     mean, sd, df = float(d.mean()), float(d.std(ddof=1)), len(d) - 1
-    t, error = stats.t.ppf((1 + level) / 2, df), sd / math.sqrt(len(d))
+    t, error = stdtrit(df, (1 + level) / 2), sd / math.sqrt(len(d))
     return Paired(len(d), mean, sd, float(mean - t * error), float(mean + t * error))
 
 

@@ -12,13 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from prx_lab import zoo
+from prx_lab import progress, zoo
 from prx_lab.data.scenes import Scenes
 from prx_lab.data.store import cache_root, images_of, to_float
 from prx_lab.errors import LabError, nearest
 from prx_lab.pretrain import common
 from prx_lab.pretrain.vae_report import store
-from prx_lab.progress import quiet
 
 SIZE = 64
 LATENTS = 2000  # training scenes whose latents set the space's shift and scale
@@ -216,7 +215,7 @@ def clock(minutes: float, checkpoint: Path, average: common.Averaged, every: flo
     """Step number and seconds gone until `minutes` are over; keeps the averaged weights on disk every few minutes."""
     start, saved, step = time.monotonic(), 0.0, 0
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=round(60 * minutes), unit="s", disable=quiet()) as bar:
+    with progress.bar(total=round(60 * minutes), unit="s") as bar:
         while (gone := time.monotonic() - start) < 60 * minutes:
             yield step, gone
             step += 1

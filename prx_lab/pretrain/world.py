@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from prx_lab import progress
 from prx_lab.data.scenes import (
     COLOURS,
     FLOORS,
@@ -29,7 +29,6 @@ from prx_lab.data.scenes import (
     sample_scene,
     segments,
 )
-from prx_lab.progress import quiet
 
 SIDE = 64
 MOST = 4  # objects a scene may have
@@ -130,7 +129,7 @@ def _render(part: Part, folder: Path) -> None:
     shapes = {"images": (np.uint8, (SIDE, SIDE, 3)), "segments": (np.uint8, (SIDE, SIDE))}
     shapes |= {"objects": (np.float32, (MOST, 7)), "scene": (np.int64, (6,))}
     out = {k: np.lib.format.open_memmap(folder / f"{k}.npy", "w+", dtype, (n, *shape)) for k, (dtype, shape) in shapes.items()}
-    for start in tqdm(range(0, n, CHUNK), desc=f"rendering {part.split}", unit=f"x{CHUNK}", mininterval=5, disable=quiet()):
+    for start in progress.bar(range(0, n, CHUNK), desc=f"rendering {part.split}", unit=f"x{CHUNK}", mininterval=5):
         scenes = [part.scene(i) for i in range(start, min(start + CHUNK, n))]
         rows = slice(start, start + len(scenes))
         pictures = ((render(scenes, SIDE) + 1) * 127.5).round().to(torch.uint8)

@@ -5,10 +5,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 STOPS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers and launchers send before they kill
 
 
+@lru_cache(maxsize=1)  # glibc calls mallopt unsafe beside other threads: once, before most of them begin, and not with every phase
 def tune_allocator() -> None:
     """Keep large temporaries mapped between steps: glibc otherwise returns them to the system at every step."""
     try:

@@ -246,6 +246,8 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
     )
     if any(math.isnan(one.post) for one in made):
         notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)
+    if any(one.claim.sign == 0 for one in made):
+        notes += (f"No change is reproduced where the whole interval lies within {100 * MARGIN:g} % of none.",)
     notes += caveats([one.claim for one in made])
     if any(one.verdict == UNTAUGHT for one in made):
         notes += (f"Captions hardly followed: the runs of the pair together have at most {EARLY:g} times the composition of chance.",)

@@ -129,6 +129,15 @@ def test_table_prints_text_and_markdown(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("| cpu scale | n |")
 
 
+def test_table_has_the_rows_that_are_named(tmp_path, capsys):
+    for name in ("baseline", "repa", "tread"):
+        write_run(tmp_path, name, 0, 20.0)
+    assert cli.call(["table", "tread", "--root", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "baseline" in shown and "tread" in shown and "repa " not in shown
+    assert cli.call(["table", "tred", "--root", str(tmp_path)]) == 2 and "Did you mean 'tread'?" in capsys.readouterr().err
+
+
 def test_recipes_lists_each_with_its_difference(capsys):
     assert cli.call(["recipes"]) == 0
     shown = capsys.readouterr().out

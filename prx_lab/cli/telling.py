@@ -10,6 +10,10 @@ from prx_lab.cli.options import Name, Root, ScaleOption, Sets, app, resolve
 
 @app.command()
 def table(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="[RECIPE]...", help="Rows; by default all that is recorded.", default_factory=list, show_default=False),
+    ],
     scale: ScaleOption = "cpu",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print GitHub's Markdown.")] = False,
     baseline: Annotated[str, typer.Option("--baseline", help="The recipe that the others are compared with.")] = "baseline",
@@ -17,11 +21,11 @@ def table(
 ) -> None:
     """Print the scoreboard of a scale: n, mean, sd and paired difference to the baseline, beside the published rows.
 
-    Example: `prx-lab table --scale cpu --markdown`
+    Example: `prx-lab table repa irepa --scale cpu --markdown`
     """
     from prx_lab.report.table import Table
 
-    found = Table.of(scale, baseline=baseline, root=root)
+    found = Table.of(scale, names, baseline, root=root)
     typer.echo(found.markdown() if markdown else repr(found))
 
 

@@ -12,6 +12,7 @@ from prx_lab.record import Record
 from prx_lab.report import clock
 from prx_lab.report.comparable import machine
 from prx_lab.report.evidence import NONE, Estimate, estimate
+from prx_lab.report.layout import upper
 
 TINY = 1e-9
 RISING = ("composition", "shape", "colour", "size", "material", "relation")  # shares of what is right
@@ -118,7 +119,7 @@ def geometric(factors: Sequence[float]) -> Estimate:
 
 def factor(found: Estimate) -> str:
     """A factor with its interval where it has one."""
-    return "" if not found.n else f"{found.mean:.2f}" + ("" if math.isnan(found.lo) else f" [{found.lo:.2f}, {found.hi:.2f}]")
+    return "" if not found.n else f"{found.mean:.2f}" + ("" if math.isnan(found.lo) else f" [{found.lo:.2f}, {upper(found.hi)}]")
 
 
 def speedup(runs: Sequence[Record], base: Sequence[Record], against: str = "seconds", metric: str = "fid") -> Speedup:

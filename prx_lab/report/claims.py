@@ -18,7 +18,7 @@ from prx_lab.report import luck
 from prx_lab.report.columns import DISTANCES, Metric, columns
 from prx_lab.report.comparable import one_at_first
 from prx_lab.report.evidence import Estimate
-from prx_lab.report.layout import bound, counted, percent
+from prx_lab.report.layout import bound, counted, percent, upper
 from prx_lab.report.listing import Listing
 from prx_lab.report.pairs import above, changed, noises, of_recipe, pair
 from prx_lab.report.posts import FEW, MANY, Published, across, at, required, share
@@ -196,7 +196,7 @@ def interval(found: Estimate) -> str:
     """A change in per cent with its interval; a factor where it is more than ten times the baseline."""
     if found.mean > LARGE:
         low = f"{1 + found.lo:.0f}" if found.lo > LARGE else f"{max(1 + found.lo, 0):.1f}"
-        ends = "" if math.isnan(found.lo) else f" [{low}, {1 + found.hi:.0f}]"
+        ends = "" if math.isnan(found.lo) else f" [{low}, {upper(1 + found.hi, 0)}]"
         return f"× {1 + found.mean:.0f}{ends}"
     ends = "" if math.isnan(found.lo) else f" [{bound(found.lo)}, {bound(found.hi)}]"
     return percent(found.mean) + ends

@@ -13,7 +13,7 @@ from scipy import stats
 from prx_lab.errors import LabError
 from prx_lab.recipes import GROUPS, RECIPES
 from prx_lab.record import records, write_json, write_lines
-from prx_lab.report import arrivals, claims, family, findings, pairs, ranks
+from prx_lab.report import arrivals, claims, crossed, family, findings, pairs, ranks
 from prx_lab.report.claims import CLAIMS, FEW, LONG, MANY, MISSING, NOT, REPRODUCED, UNDECIDED, line, verdict
 from prx_lab.report.columns import METRICS
 from prx_lab.report.evidence import Estimate, detectable, error
@@ -94,6 +94,13 @@ def test_the_end_of_an_interval_keeps_its_side():
         claims.interval(Estimate(3, 0.2, 0.0004, 0.4)) == "+20 % [+0.04, +40]"
         and claims.interval(Estimate(3, 0.0, -0.1, 0.0)) == "+0 % [−10, +0]"
     )
+
+
+def test_an_end_that_nothing_holds_is_not_spelt_out():
+    assert claims.interval(Estimate(2, -0.7, -1.2, 4e8)) == "−70 % [−120, > +9999]"
+    assert claims.interval(Estimate(2, 78.0, -1.0, 8e8)) == "× 79 [0.0, > 999]"
+    assert crossed.ratio_of(Estimate(2, 2.7, -1.0, 3e7)) == "3.70 [0.00, > 999]"
+    assert crossed.ratio_of(Estimate(2, 2.7, 0.1, 20)) == "3.70 [1.10, 21.00]"
 
 
 # ------------------------------------------------------------------------------------------------ verdicts

@@ -7,12 +7,14 @@ from pathlib import Path
 from prx_lab.errors import LabError, require
 from prx_lab.record import records
 from prx_lab.report.columns import columns
+from prx_lab.report.evidence import Estimate
 from prx_lab.report.forest import NARROWEST, SMALL, Branch, branches, factors
 from prx_lab.report.pairs import of_recipe
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 APART = 0.12  # of the way from a scale to the next, between two recipes
 MARKS = "osD^"
+FAR = 10  # a panel shows so many times a point on either side of it; an interval that is wider leaves the panel
 
 
 def across(
@@ -47,7 +49,7 @@ def across(
                     axis.plot(place + aside, 1 + branch.ours.mean, MARKS[nth], color=COLOURS[nth], fillstyle=fill)
             axis.set(yscale="log", xticks=range(len(places)), xticklabels=places.values(), xlim=(-0.5, len(places) - 0.5))
             axis.set_title(metric.head)
-            axis.set_ylim(min(axis.get_ylim()[0], NARROWEST[0]), max(axis.get_ylim()[1], NARROWEST[1]))
+            axis.set_ylim(limits([branch.ours for one in lines[metric.name].values() for branch in one.values()]))
             ticks = factors(*axis.get_ylim())
             axis.set_yticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
             axis.minorticks_off()
@@ -56,7 +58,9 @@ def across(
         for nth, name in enumerate(names):
             axes[0, 0].plot([], [], MARKS[nth], color=COLOURS[nth], label=name)
         made.legend(loc="outside lower center", ncols=len(names), fontsize=SMALL)
-        made.suptitle(f"over {baseline} of the same scale", x=0.01, ha="left", fontsize=11)
+        ours = [branch.ours for found in lines.values() for one in found.values() for branch in one.values()]
+        beyond = "; a line that meets an edge goes on" if any(map(leaves, ours)) else ""
+        made.suptitle(f"over {baseline} of the same scale{beyond}", x=0.01, ha="left", fontsize=11)
     told = [
         f"{metric.head} of {name} " + ", ".join(f"{list(places)[place]} {1 + branch.ours.mean:.2f}" for place, branch in one.items())
         for metric in shown
@@ -64,6 +68,21 @@ def across(
         if one
     ]
     return Plot(made, f"over {baseline} of the same scale: {'; '.join(told)}")
+
+
+def leaves(change: Estimate) -> bool:
+    """Whether an interval is too wide to be shown whole; false for none."""
+    return 1 + change.hi > FAR * (1 + change.mean) or 1 + change.lo < (1 + change.mean) / FAR
+
+
+def limits(changes: Sequence[Estimate]) -> tuple[float, float]:
+    """The lowest and the highest ratio of a panel: its points with their intervals, as far as they are not FAR from their point."""
+    ends = [1 + one.mean for one in changes]
+    for one in changes:
+        if not math.isnan(one.lo):
+            ends += [max(1 + one.lo, (1 + one.mean) / FAR), min(1 + one.hi, (1 + one.mean) * FAR)]
+    edge = (max(ends) / min(ends)) ** 0.05
+    return min(min(ends) / edge, NARROWEST[0]), max(max(ends) * edge, NARROWEST[1])
 
 
 def drawn(metric: str, names: Sequence[str], scales: Sequence[str], baseline: str, root: str | Path) -> dict[str, dict[int, Branch]]:

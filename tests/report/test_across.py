@@ -5,7 +5,8 @@ import math
 import pytest
 
 from prx_lab.errors import LabError
-from prx_lab.report.across import across
+from prx_lab.report.across import across, leaves, limits
+from prx_lab.report.evidence import Estimate
 from prx_lab.report.forest import branches
 from tests.made_up import write_run
 
@@ -43,6 +44,18 @@ def test_points_and_lines_are_those_of_each_scale(root):
         assert [[math.isnan(y) for y in ys] for ys in between] == [[False] * 3, [False, True, False]]
         assert [text.get_text() for text in axis.get_xticklabels()] == list(PLACES.values())
     assert "FID ↓ of tread cpu 2.0" in repr(plot) and "FID ↓ of sprint cpu 0.50, cpu-1024 1.50" in repr(plot)
+
+
+def test_an_interval_without_end_leaves_its_panel_and_not_the_others(root):
+    assert limits([Estimate(2, 0.0, -0.5, 1.0)])[1] < 2.5
+    endless = limits([Estimate(2, 0.0, -1 + 1e-9, 1e9), Estimate(1, 2.0, math.nan, math.nan)])
+    assert endless == pytest.approx((0.1 / 100**0.05, 10 * 100**0.05))
+    write_run(root, "tread", 1, 4000.0, scale="cpu-256")
+    plot = across(("tread",), PLACES, ("fid",), root=root)
+    (one,) = branches("fid", ("tread",), "cpu-256", "baseline", root)
+    bottom, top = plot.figure.axes[0].get_ylim()
+    assert (leaves(one.ours), 1 + one.ours.hi > top) == (True, True) and bottom < 1 + one.ours.mean < top
+    assert "a line that meets an edge goes on" in plot.figure.get_suptitle()
 
 
 def test_one_scale_is_no_comparison(root):

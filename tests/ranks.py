@@ -236,7 +236,9 @@ if __name__ == "__main__":
         failed = group(Path(sys.argv[1]), name)
         if any(CRASHED in one for one in failed):  # a thread of gloo's ends in malloc, about once in fifty runs: told, and tried once more
             print(*failed, sep="\n")
-            shutil.rmtree(Path(sys.argv[1]) / name)
+            shutil.rmtree(Path(sys.argv[1]) / name, ignore_errors=True)  # not there where it ended before it had one
+            for left in Path(sys.argv[1]).glob(f"{name}-*.txt"):
+                left.unlink()
             failed = group(Path(sys.argv[1]), name)
         if failed:
             print(*failed, sep="\n")

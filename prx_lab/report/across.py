@@ -77,6 +77,8 @@ def leaves(change: Estimate) -> bool:
 
 def limits(changes: Sequence[Estimate]) -> tuple[float, float]:
     """The lowest and the highest ratio of a panel: its points with their intervals, as far as they are not FAR from their point."""
+    if not changes:
+        return NARROWEST
     ends = [1 + one.mean for one in changes]
     for one in changes:
         if not math.isnan(one.lo):

@@ -15,6 +15,7 @@ from prx_lab import zoo
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
 from prx_lab.record import CHECKOUT, Record, records
+from prx_lab.report import forest
 from prx_lab.report.columns import QUALITY, columns
 from prx_lab.report.layout import finer, mark
 from prx_lab.report.listing import Note
@@ -146,6 +147,18 @@ def verdicts(table: "Table", *names: str, metrics: Sequence[str] = QUALITY) -> N
     lines = [verdict(table, name, metric) for name in known for metric in metrics]
     missing = ", ".join(name for name in names if name not in known)
     lines += [f"No pair of runs with the same seed is recorded at {table.scale} scale yet for {missing}."] * bool(missing)
+    return Note("\n".join(lines))
+
+
+def decided(
+    *names: str, baseline: str = "baseline", scale: str = "cpu", metrics: Sequence[str] = QUALITY, root: str | Path = "results"
+) -> Note:
+    """What `forest.verdicts` says of each recipe in each metric, by the intervals of the claims and figures; a line for each recipe."""
+    judged = metrics if len(records(root, scale, baseline)) else ()
+    said, lines = {metric: forest.verdicts(names, metric, scale, baseline, root) for metric in judged}, []
+    for name in names:
+        words = ", ".join(f"{metric} {found[name]}" for metric, found in said.items() if name in found)
+        lines.append(f"{scale}, {name} over {baseline}: {words or 'not recorded yet'}")
     return Note("\n".join(lines))
 
 

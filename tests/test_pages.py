@@ -80,6 +80,19 @@ def test_verdicts(tmp_path, shift, word):
         pages.verdict(table, "repa", "loss")
 
 
+def test_decided_goes_by_the_intervals_of_the_figures(tmp_path):
+    for seed, fid in enumerate((20.0, 24.0, 18.0)):
+        for i, (name, factor) in enumerate({"baseline": 1.0, "muon": 0.5, "tread": 2.0}.items()):
+            write_run(tmp_path, name, seed, fid * factor * (1.0, 1.02, 0.98)[(seed + i) % 3])
+    write_run(tmp_path, "repa", 0, 10.0)
+    told = str(pages.decided("muon", "repa", "ema", metrics=("fid", "composition"), root=tmp_path)).splitlines()
+    assert told[0] == "cpu, muon over baseline: fid better, composition better"  # made up as 1 / FID
+    assert told[1] == "cpu, repa over baseline: fid undecided: one seed, composition undecided: one seed"
+    assert told[2] == "cpu, ema over baseline: not recorded yet"
+    assert str(pages.decided("tread", baseline="muon", metrics=("fid",), root=tmp_path)) == "cpu, tread over muon: fid worse"
+    assert "not recorded yet" in str(pages.decided("muon", scale="cpu-256", root=tmp_path))
+
+
 def test_one_seed_gives_no_verdict(tmp_path):
     write_run(tmp_path, "baseline", 0, 20.0), write_run(tmp_path, "repa", 0, 10.0)
     assert pages.verdict(Table.of("cpu", ("repa",), root=tmp_path), "repa", "fid").endswith("no verdict")

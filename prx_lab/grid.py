@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prx_lab import progress
 from prx_lab.errors import LabError, nearest
@@ -97,7 +98,6 @@ def run(wanted: Iterable[Job], root: str | Path, do: Callable[[Job, str | Path, 
             if job.recorded(root):  # by another process, since
                 bar.update()
                 continue
-            bar.set_postfix_str(f"{job.name}, seed {job.seed}")
             said = do(job, root, stop)
             if stop.is_set():
                 recorded = sum(job.recorded(root) is not None for job in wanted)
@@ -120,8 +120,7 @@ def in_a_process(job: Job, root: str | Path, stop: Event) -> str:
         # a session of its own: Ctrl-C reaches this process, which asks once; a second signal would end the step at once
         process = subprocess.Popen(command, stdin=asked, stdout=told, stderr=told, start_new_session=True)
         try:
-            while process.poll() is None and not stop.wait(0.1):
-                pass
+            watch(process, job, root, stop)
             if process.poll() is None:
                 process.terminate()
             code = process.wait()
@@ -130,6 +129,29 @@ def in_a_process(job: Job, root: str | Path, stop: Event) -> str:
         told.seek(0)
         text = told.read()
     return ended(code, text, run_folder(root, job.recipe, job.seed) / ERROR)
+
+
+def watch(process: subprocess.Popen, job: Job, root: str | Path, stop: Event) -> None:
+    """Show the step, loss and images/s of a job, as its log tells them, until its process has ended or `stop` is set."""
+    log, size = run_folder(root, job.recipe, job.seed) / "train.jsonl", 0
+    with progress.bar(total=job.recipe.scale.steps, desc=f"{job.name}, seed {job.seed}", unit="step", leave=False) as bar:
+        while process.poll() is None and not stop.wait(0.1):
+            grown = log.stat().st_size if log.exists() else 0
+            if grown != size and (row := newest(log)):
+                bar.initial = bar.initial or row["step"]  # a run may go on from a checkpoint
+                bar.set_postfix(loss=f"{row['loss']:.3f}", images=f"{row['images_per_s']:.0f}/s", refresh=False)
+                bar.update(row["step"] - bar.n)
+            size = grown
+
+
+def newest(log: Path) -> dict[str, Any]:
+    """The last whole row of a log; empty before the first, and where the log is damaged, which its run tells."""
+    from prx_lab.run import lines
+
+    try:
+        return next(iter(deque(lines(log), 1)), {})
+    except (LabError, OSError):
+        return {}
 
 
 def ended(code: int, text: str, trace: Path) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import numpy as np
@@ -234,6 +235,24 @@ def test_only_a_kill_is_taken_for_want_of_memory(tmp_path, number, memory, monke
     monkeypatch.setattr(sys, "executable", str(script))
     said = grid.in_a_process(Job("baseline", small("baseline"), 0), tmp_path, Event())
     assert f"by signal {int(number)};" in said and ("memory" in said) == memory
+
+
+def test_the_run_at_work_shows_its_step_loss_and_rate(tmp_path, monkeypatch, capsys):
+    job = Job("baseline", small("baseline"), 0)
+    folder = run_folder(tmp_path, job.recipe, 0)
+    folder.mkdir(parents=True)
+    row = '{"step": %d, "loss": %s, "images_per_s": 120.4}'
+    rows = [f"echo '{row % told}' >> {folder / 'train.jsonl'}\nsleep 0.4\n" for told in ((3, 0.5), (5, 0.25))]
+    script = tmp_path / "python"
+    script.write_text("".join(["#!/bin/sh\n", *rows]))
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(grid.progress, "LOGGED_EVERY", 0.01)
+    monkeypatch.delenv("PRX_STATIC", raising=False)
+    monkeypatch.setattr(grid.progress, "bar", partial(grid.progress.bar, disable=False))  # the tests' environment disables tqdm
+    assert grid.in_a_process(job, tmp_path, Event()) == ""
+    told = capsys.readouterr().err
+    assert "baseline, seed 0" in told and "5/8" in told and "images=120/s, loss=0.250" in told
 
 
 def test_an_unexpected_error_keeps_its_traceback_until_the_run_succeeds(tmp_path):

@@ -8,7 +8,7 @@ from prx_lab.errors import LabError, require
 from prx_lab.record import records
 from prx_lab.report.columns import columns
 from prx_lab.report.evidence import Estimate
-from prx_lab.report.forest import NARROWEST, SMALL, Branch, branches, factors
+from prx_lab.report.forest import NARROWEST, SMALL, Branch, branches, mark_ratios
 from prx_lab.report.pairs import of_recipe
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
@@ -50,9 +50,7 @@ def across(
             axis.set(yscale="log", xticks=range(len(places)), xticklabels=places.values(), xlim=(-0.5, len(places) - 0.5))
             axis.set_title(metric.head)
             axis.set_ylim(limits([branch.ours for one in lines[metric.name].values() for branch in one.values()]))
-            ticks = factors(*axis.get_ylim())
-            axis.set_yticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
-            axis.minorticks_off()
+            mark_ratios(axis.yaxis)
         for axis in axes.flat[len(shown) :]:
             axis.set_axis_off()
         for nth, name in enumerate(names):

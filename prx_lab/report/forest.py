@@ -19,6 +19,7 @@ from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 BETTER, WORSE, POST = COLOURS[2], COLOURS[1], COLOURS[4]
 TICKS = (  # that row of which most lie on the axis, and no more than ROOM, none too near to its neighbour
@@ -152,6 +153,13 @@ def factors(lo: float, hi: float) -> list[float]:
     return max(fitting, key=len, default=rows[0])
 
 
+def mark_ratios(axis: "Axis") -> None:
+    """Mark the round ratios of a logarithmic axis within its limits."""
+    ticks = factors(*axis.get_view_interval())
+    axis.set_ticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
+    axis.minorticks_off()
+
+
 def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     """The points, intervals and axes of a forest plot, the first branch on top."""
     axis.axvline(1, color=GREY, lw=1)
@@ -164,9 +172,7 @@ def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:
     axis.set(xscale="log", yticks=range(len(found)), yticklabels=labels(found))
     axis.set_ylim(len(found) - 0.4, -0.6)
     axis.set_xlim(min(axis.get_xlim()[0], NARROWEST[0]), max(axis.get_xlim()[1], NARROWEST[1]))
-    ticks = factors(*axis.get_xlim())
-    axis.set_xticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
-    axis.minorticks_off()
+    mark_ratios(axis.xaxis)
     axis.grid(axis="y", visible=False)
     single, posted = any(one.ours.n == 1 for one in found), any(not math.isnan(one.post) for one in found)
     if single:

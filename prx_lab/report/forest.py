@@ -157,7 +157,7 @@ def mark_ratios(axis: "Axis") -> None:
     """Mark the round ratios of a logarithmic axis within its limits."""
     ticks = factors(*axis.get_view_interval())
     axis.set_ticks(ticks, labels=[f"× {tick:g}" for tick in ticks], fontsize=SMALL)
-    axis.minorticks_off()
+    axis.axes.minorticks_off()
 
 
 def draw(axis: "Axes", found: Sequence[Branch], metric: Metric) -> None:

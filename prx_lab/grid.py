@@ -138,7 +138,9 @@ def watch(process: subprocess.Popen, job: Job, root: str | Path, stop: Event) ->
         while process.poll() is None and not stop.wait(0.1):
             grown = log.stat().st_size if log.exists() else 0
             if grown != size and (row := newest(log)):
-                bar.initial = bar.initial or row["step"]  # a run may go on from a checkpoint
+                if not size:  # a run loads before its first step, and may go on from a checkpoint
+                    bar.initial = bar.n = row["step"]
+                    bar.unpause()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images=f"{row['images_per_s']:.0f}/s", refresh=False)
                 bar.update(row["step"] - bar.n)
             size = grown

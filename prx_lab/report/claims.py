@@ -89,6 +89,7 @@ CLAIMS = (
     Claim("a small polished set leaves the rest as it was (composition)", "sft", metrics=("composition",), sign=0),
     Claim("a small polished set leaves the rest as it was (composition)", "sft", metrics=("composition",), sign=0, scale=LONG),
     Claim("Muon improves quality", "muon"),
+    Claim("Muon improves quality", "muon", scale=LONG),
     Claim("weights stored in bf16 harm", "bf16"),
     Claim("weights stored in bf16 harm", "bf16", scale=LONG),
     Claim("computing in bf16 costs no quality", "fp32", sign=0),

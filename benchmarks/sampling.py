@@ -17,7 +17,7 @@ from prx_lab.model import PRX
 from prx_lab.precision import Precision
 from prx_lab.recipe import Recipe
 from prx_lab.report.speed import Record
-from prx_lab.sample import Condition, Sampler, generate, predictor
+from prx_lab.sample import Condition, Network, Sampler, generate
 
 STEPS, SCALE = 8, 3.0
 PROMPTS = ["a small red cube left of a large blue sphere, both on a grey floor", "one green cone behind a yellow cylinder"]
@@ -50,7 +50,7 @@ def loops(one: Recipe, model: PRX, theirs: torch.nn.Module, n: int, compute: str
     text, x = text_of(one, n), noise(0, list(range(n)), (16, 2 * one.scale.grid, 2 * one.scale.grid)).to(DEVICE)
     given = Condition(text, scores(0, list(range(n)), one.scale.tokens).to(DEVICE), torch.zeros_like(x[0]))
     autocast = nullcontext if compute == "fp32" else lambda: Precision(compute=compute).autocast(DEVICE)
-    v, guidance = predictor(model, "v", autocast), one.set("guidance.scale", str(SCALE)).guidance
+    v, guidance = Network(model, "v", autocast), one.set("guidance.scale", str(SCALE)).guidance
     return {
         "prx_lab": lambda: generate(v, given, x, guidance, STEPS),
         "diffusers": lambda: their_loop(theirs, text, x, autocast),

@@ -28,7 +28,7 @@ from prx_lab.model import PRX
 from prx_lab.parallel import ALONE, World
 from prx_lab.recipe import Recipe
 from prx_lab.report.luck import NOTHING, Influences
-from prx_lab.sample import Condition, generate, predictor
+from prx_lab.sample import Condition, Network, generate
 from prx_lab.scales import along
 from prx_lab.spaces import load_space
 from prx_lab.teachers import load_judge
@@ -106,7 +106,7 @@ def pictures(
     """
     training = model.training
     space = load_space(recipe.space).to(judge.device)
-    v = predictor(model.eval(), recipe.predict, lambda: recipe.precision.autocast(judge.device))
+    v = Network(model.eval(), recipe.predict, lambda: recipe.precision.autocast(judge.device))
     found = []
     with progress.bar(total=len(index), desc="sampling", unit="img", leave=False) as bar:
         for start in range(index.start, index.stop, batch):

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prx_lab import progress
 from prx_lab.errors import LabError, nearest
@@ -98,6 +98,7 @@ def run(wanted: Iterable[Job], root: str | Path, do: Callable[[Job, str | Path, 
             if job.recorded(root):  # by another process, since
                 bar.update()
                 continue
+            bar.set_postfix_str(f"{job.name}, seed {job.seed}")
             said = do(job, root, stop)
             if stop.is_set():
                 recorded = sum(job.recorded(root) is not None for job in wanted)
@@ -133,26 +134,26 @@ def in_a_process(job: Job, root: str | Path, stop: Event) -> str:
 
 def watch(process: subprocess.Popen, job: Job, root: str | Path, stop: Event) -> None:
     """Show the step, loss and images/s of a job, as its log tells them, until its process has ended or `stop` is set."""
-    log, size = run_folder(root, job.recipe, job.seed) / "train.jsonl", 0
-    with progress.bar(total=job.recipe.scale.steps, desc=f"{job.name}, seed {job.seed}", unit="step", leave=False) as bar:
+    log = run_folder(root, job.recipe, job.seed) / "train.jsonl"
+    seen, steps = newest(log), job.recipe.scale.steps  # what is there already is of an earlier attempt
+    with ExitStack() as held:
+        bar = None
         while process.poll() is None and not stop.wait(0.1):
-            grown = log.stat().st_size if log.exists() else 0
-            if grown != size and (row := newest(log)):
-                if not size:  # a run loads before its first step, and may go on from a checkpoint
-                    bar.initial = bar.n = row["step"]
-                    bar.unpause()
+            row = newest(log)
+            if row and row != seen:
+                done = int(row["step"]) + 1
+                bar = bar or held.enter_context(progress.bar(total=steps, initial=done, desc=job.name, unit="step", leave=False))
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images=f"{row['images_per_s']:.0f}/s", refresh=False)
-                bar.update(row["step"] - bar.n)
-            size = grown
+                bar.update(done - bar.n)
+                seen = row
 
 
-def newest(log: Path) -> dict[str, Any]:
-    """The last whole row of a log; empty before the first, and where the log is damaged, which its run tells."""
-    from prx_lab.run import lines
-
+def newest(log: Path) -> dict[str, float]:
+    """Step, loss and images/s of the last whole row of a log; empty where there is none, and for a damaged one, which its run tells."""
     try:
-        return next(iter(deque(lines(log), 1)), {})
-    except (LabError, OSError):
+        row = json.loads(log.read_bytes().split(b"\n")[-2])
+        return {name: float(row[name]) for name in ("step", "loss", "images_per_s")}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 

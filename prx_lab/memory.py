@@ -19,6 +19,7 @@ from prx_lab.footprint import shapes_only
 from prx_lab.interop import config_of
 from prx_lab.model import PUBLISHED
 from prx_lab.precision import DTYPES
+from prx_lab.report.layout import counted
 from prx_lab.report.listing import Listing
 from prx_lab.variants import NETWORKS, STRIDES, Variant
 
@@ -161,7 +162,7 @@ def table(variant: Variant, size: int = 0, batch: int = 1) -> Listing:
     for offload in OFFLOAD:
         peaks = (told(resident(variant.space, side, batch, dtype, offload)) for dtype in LOADED)
         rows.append((names[offload], "", "", *peaks))
-    title = f"{variant.name}, {batch} image{'s' * (batch > 1)} of {side} x {side} pixels, guided, {LENGTH} text tokens."
+    title = f"{variant.name}, {counted(batch, 'image')} of {side} x {side} pixels, guided, {LENGTH} text tokens."
     notes = (
         f"Computed, not measured: {title}",
         "8-bit quantises linear layers; embedding, norms and the autoencoder stay in bf16. Device context and workspaces come on top.",

@@ -273,12 +273,11 @@ class PRX(nn.Module):
             mask_in = mask if mask is None else mask[..., : mask.shape[-1] - h * w + keep.shape[1]]
             inside = (mask_in, vec, take(cos, keep), take(sin, keep))
         first, last = self.route.span
-        q = k = None
         feats: dict[int, Feat] = {}
         for i, block in enumerate(self.blocks):
             if i == first:
                 dense, x = x, x if keep is None else take(x, keep)
-            routed = first <= i <= last
+            routed, q, k = first <= i <= last, None, None
             if x.shape[1]:  # with no kept token the span costs nothing
                 given = (x, words[i], *(inside if routed else outside), i in heads)
                 x, q, k = again(block, given) if self.recompute and torch.is_grad_enabled() else block(*given)

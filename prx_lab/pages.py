@@ -19,6 +19,8 @@ from prx_lab.report import forest
 from prx_lab.report.columns import QUALITY, columns
 from prx_lab.report.layout import finer, mark
 from prx_lab.report.listing import Note
+from prx_lab.report.pairs import of_recipe
+from prx_lab.report.table import require_known
 
 if TYPE_CHECKING:
     import pandas
@@ -153,13 +155,25 @@ def verdicts(table: "Table", *names: str, metrics: Sequence[str] = QUALITY) -> N
 def decided(
     *names: str, baseline: str = "baseline", scale: str = "cpu", metrics: Sequence[str] = QUALITY, root: str | Path = "results"
 ) -> Note:
-    """What `forest.verdicts` says of each recipe in each metric, by the intervals of the claims and figures; a line for each recipe."""
-    judged = metrics if len(records(root, scale, baseline)) else ()
-    said, lines = {metric: forest.verdicts(names, metric, scale, baseline, root) for metric in judged}, []
+    """What `forest.verdicts` says of each recipe in each metric, by the intervals of the claims and figures; a line for each recipe.
+
+    LabError for the name of no recipe or metric.
+    """
+    every = records(root)
+    require_known(every, (baseline, *names))
+    shown = columns(metrics, [run for run in every if run.scale == scale])
+    known = of_recipe(every.found, baseline, scale)
+    said = {m.title.removesuffix(" %"): forest.verdicts(names, m.name, scale, baseline, root) if known else {} for m in shown}
+    lines = []
     for name in names:
-        words = ", ".join(f"{metric} {found[name]}" for metric, found in said.items() if name in found)
-        lines.append(f"{scale}, {name} over {baseline}: {words or 'not recorded yet'}")
-    return Note("\n".join(lines))
+        words = {title: told[name] for title, told in said.items() if name in told}
+        if not words:
+            lines.append("judged otherwise, or no seed in common" if known and of_recipe(every.found, name, scale) else "not recorded yet")
+        elif all(word == forest.ONE_SEED for word in words.values()):
+            lines.append(forest.ONE_SEED)
+        else:
+            lines.append(", ".join(f"{title} {word}" for title, word in words.items()))
+    return Note("\n".join(f"{scale}, {name} over {baseline}: {line}" for name, line in zip(names, lines)))
 
 
 def trials(root: str | Path = "results/search") -> "pandas.DataFrame":

@@ -110,7 +110,8 @@ class Recipe(Spec):
         require(bool(self.terms), "The recipe has no loss term; add FlowMatching().")
         names = [type(t).__name__ for t in self.terms]
         require(len(set(self.terms)) == len(self.terms), f"A term stands twice in the recipe ({', '.join(names)}); change its weight.")
-        require("FlowMatching" in names, "The recipe has no FlowMatching() term, so nothing teaches it to generate; add it.")
+        taught = any(isinstance(t, FlowMatching) for t in self.terms)
+        require(taught, "The recipe has no FlowMatching() term, so nothing teaches it to generate; add it.")
         parts = (self.time, self.router, self.rule, self.optim, self.schedule, self.precision, self.ema, self.guidance)
         for part in (self.scale, *self.terms, *parts):
             part.check(self)

@@ -124,11 +124,6 @@ class Frozen(Network):
         return self.seen[-1][1]
 
 
-def predictor(model: PRX, predict: str, autocast: Callable[[], AbstractContextManager]) -> Network:
-    """The network as a velocity, whichever of `v` and `x` it predicts."""
-    return Network(model, predict, autocast)
-
-
 @torch.inference_mode()
 def generate(
     v: Predict, given: Condition, noise: Tensor, guidance: Guidance, steps: int, shift: float = 1.0, solver: str = "euler",
@@ -194,7 +189,7 @@ class Sampler:
         tokens = shape[1] * shape[2] // self.model.arch.patch**2
         mean = F.interpolate(self.mean[None].float(), shape[1:], mode="bilinear")[0]  # itself at the size it was taken at
         given = Condition(self.text(prompts), scores(seed, index, tokens).to(self.device), mean.to(self.device))
-        v = predictor(self.model, recipe.predict, lambda: recipe.precision.autocast(self.device))
+        v = Network(self.model, recipe.predict, lambda: recipe.precision.autocast(self.device))
         steps, guidance = steps or recipe.eval_steps, guidance or recipe.guidance
         return generate(v, given, eps, guidance, steps, recipe.shift, grid=grid or self.grid)
 

@@ -107,7 +107,8 @@ def save(
 ) -> Path:
     """Write fp16 weights, config.json, card.md and extra files (a path to copy, or text) of one network, and its hashes.
 
-    The folder is written beside its final place and swapped in, so a reader sees the old network or the new one.
+    The folder is written beside its final place and swapped in under a lock. Who reads at that moment is told of a missing or changed
+    file; the hashes let nobody read a mixture.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from prx_lab.data.store import order
 from prx_lab.flow import T_MIN, LogitNormal, Point, corrupt, draw, eps_from_v, euler, heun, shift_time, times, v_from_x, x_from_v
 from prx_lab.recipes import RECIPES
-from prx_lab.sample import predictor
+from prx_lab.sample import Network
 from prx_lab.train import Training
 
 TIMES = torch.tensor([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0], dtype=torch.float64)
@@ -167,13 +167,13 @@ def test_few_euler_steps_end_on_the_prediction_itself(steps):
 
 
 def test_the_sampler_uses_the_same_clamp():
-    """`predictor` turns a network's x into a velocity; below T_MIN it divides by T_MIN."""
+    """`Network` turns a network's x into a velocity; below T_MIN it divides by T_MIN."""
 
     class Constant(torch.nn.Module):
         def forward(self, x_t, t, text, mask, keep):
             return torch.full_like(x_t, 0.3), {}
 
-    v, x_t = predictor(Constant(), "x", nullcontext), torch.ones(2, 3, 4, 4)
+    v, x_t = Network(Constant(), "x", nullcontext), torch.ones(2, 3, 4, 4)
     for t, floor in ((0.01, 0.05), (0.05, 0.05), (0.5, 0.5)):
         assert torch.allclose(v(x_t, t, x_t, x_t), torch.full_like(x_t, 0.7 / floor), rtol=1e-6)
 

@@ -20,7 +20,7 @@ from prx_lab.optim import EMA
 from prx_lab.precision import Precision
 from prx_lab.recipes import BASE, RECIPES, recipe
 from prx_lab.routing import TREAD, Dense
-from prx_lab.sample import CFG, Condition, generate, predictor
+from prx_lab.sample import CFG, Condition, Network, generate
 from prx_lab.sprint import SPRINT
 from prx_lab.train import Learner, build
 
@@ -105,7 +105,7 @@ def test_sampling_is_what_pytorch_counts(name):
     chosen = tiny(RECIPES[name]).but(phases=())
     data, given = store(chosen), batch_of(shapes_of(chosen), 32, 2)
     model = build(chosen, data, 0, CPU).model.eval()
-    v = predictor(model, chosen.predict, lambda: chosen.precision.autocast(CPU))
+    v = Network(model, chosen.predict, lambda: chosen.precision.autocast(CPU))
     condition = Condition(given.text, torch.rand(2, 16), data.mean)
     found = counted(lambda: generate(v, condition, given.x, chosen.guidance, 3))
     assert found == 2 * sampling_flops(chosen, shapes_of(chosen), steps=3)

@@ -14,7 +14,7 @@ from prx_lab.flow import noise, scores
 from prx_lab.guidance import PathDrop, SelfGuidance, SparseGuidance
 from prx_lab.recipes import BASE, RECIPES
 from prx_lab.routing import TREAD, smallest
-from prx_lab.sample import Condition, generate, predictor
+from prx_lab.sample import Condition, Network, generate
 from prx_lab.sprint import SPRINT
 from prx_lab.train import Training
 
@@ -33,7 +33,7 @@ def trained(name: str):
     text = gather(training.store.text, np.arange(3))
     given = Condition(text, scores(0, [0, 1, 2], N), training.store.mean)
     model = training.learner.model.eval()
-    return model, predictor(model, recipe.predict, nullcontext), given, noise(0, [0, 1, 2], shape(recipe)[1:])
+    return model, Network(model, recipe.predict, nullcontext), given, noise(0, [0, 1, 2], shape(recipe)[1:])
 
 
 @pytest.fixture(scope="module")

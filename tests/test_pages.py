@@ -84,13 +84,17 @@ def test_decided_goes_by_the_intervals_of_the_figures(tmp_path):
     for seed, fid in enumerate((20.0, 24.0, 18.0)):
         for i, (name, factor) in enumerate({"baseline": 1.0, "muon": 0.5, "tread": 2.0}.items()):
             write_run(tmp_path, name, seed, fid * factor * (1.0, 1.02, 0.98)[(seed + i) % 3])
-    write_run(tmp_path, "repa", 0, 10.0)
-    told = str(pages.decided("muon", "repa", "ema", metrics=("fid", "composition"), root=tmp_path)).splitlines()
-    assert told[0] == "cpu, muon over baseline: fid better, composition better"  # made up as 1 / FID
-    assert told[1] == "cpu, repa over baseline: fid undecided: one seed, composition undecided: one seed"
+    write_run(tmp_path, "repa", 0, 10.0), write_run(tmp_path, "jit", 7, 10.0)
+    told = str(pages.decided("muon", "repa", "ema", "jit", metrics=("fid", "composition"), root=tmp_path)).splitlines()
+    assert told[0] == "cpu, muon over baseline: lab-FID better, composition better"  # made up as 1 / FID
+    assert told[1] == "cpu, repa over baseline: undecided: one seed"
     assert told[2] == "cpu, ema over baseline: not recorded yet"
-    assert str(pages.decided("tread", baseline="muon", metrics=("fid",), root=tmp_path)) == "cpu, tread over muon: fid worse"
-    assert "not recorded yet" in str(pages.decided("muon", scale="cpu-256", root=tmp_path))
+    assert told[3] == "cpu, jit over baseline: judged otherwise, or no seed in common"
+    assert str(pages.decided("tread", baseline="muon", metrics=("fid",), root=tmp_path)) == "cpu, tread over muon: lab-FID worse"
+    assert str(pages.decided("muon", scale="cpu-256", root=tmp_path)).endswith("not recorded yet")
+    for wrong in ({"names": ["mouon"]}, {"names": ["muon"], "metrics": ["fdi"]}):
+        with pytest.raises(LabError, match="There is no"):
+            pages.decided(*wrong.pop("names"), root=tmp_path, **wrong)
 
 
 def test_one_seed_gives_no_verdict(tmp_path):

@@ -16,7 +16,7 @@ from prx_lab.optim import EMA
 from prx_lab.recipe import Recipe
 from prx_lab.recipes import BASE, EIGHT, GUIDED, JIT
 from prx_lab.routing import TREAD
-from prx_lab.sample import CFG, Condition, generate, predictor
+from prx_lab.sample import CFG, Condition, Network, generate
 from prx_lab.sprint import SPRINT
 from prx_lab.terms import IREPA, LPIPS, REPA, PerceptualDINO
 from prx_lab.terms.contrastive import Contrastive, Corrected
@@ -133,7 +133,7 @@ def test_a_router_keeps_equally_many_tokens_in_every_step(routed):
 def test_guidance_from_fewer_tokens_keeps_to_its_interval(routed, guidance):
     """Outside of the interval, which includes both ends, it is its own strong prediction."""
     training = trained(routed)
-    v, mean = predictor(training.learner.model, "v", nullcontext), training.store.mean
+    v, mean = Network(training.learner.model, "v", nullcontext), training.store.mean
     text = training.store.batch(torch.arange(2).numpy()).text
     given, eps = Condition(text, scores(0, [0, 1], 16), mean), noise(0, [0, 1], (16, 4, 4))
 
@@ -149,7 +149,7 @@ def test_guidance_from_fewer_tokens_keeps_to_its_interval(routed, guidance):
 @torch.no_grad()
 def test_the_corrected_velocity_undoes_the_bias_of_a_guided_sample():
     training = trained(BASE.plus(Contrastive()))
-    v, text = predictor(training.learner.model, "v", nullcontext), training.store.batch(torch.arange(2).numpy()).text
+    v, text = Network(training.learner.model, "v", nullcontext), training.store.batch(torch.arange(2).numpy()).text
     given, x = Condition(text, scores(0, [0, 1], 16), training.store.mean), noise(0, [0, 1], (16, 4, 4))
     for inner in (CFG(1.0), CFG(3.0, 0.2, 0.7)):
         plain, corrected = (g.velocity(v, given)(x, 0.5) for g in (inner, Corrected(inner)))

@@ -11,7 +11,7 @@ from prx_lab.data.batch import Text
 from prx_lab.data.store import gather
 from prx_lab.flow import corrupt, noise, scores
 from prx_lab.recipes import BASE
-from prx_lab.sample import CFG, Condition, generate, predictor
+from prx_lab.sample import CFG, Condition, Network, generate
 from prx_lab.train import Training
 
 
@@ -21,7 +21,7 @@ def trained():
     list(training.fit(6))
     text = gather(training.store.text, np.arange(3))
     given = Condition(text, scores(0, [0, 1, 2], 16), training.store.mean)
-    return predictor(training.learner.model.eval(), "v", nullcontext), given, noise(0, [0, 1, 2], (16, 4, 4))
+    return Network(training.learner.model.eval(), "v", nullcontext), given, noise(0, [0, 1, 2], (16, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_perfect_x_predictor_recovers_the_data_from_any_time():
     class Stub(torch.nn.Module):
         forward = staticmethod(perfect)
 
-    v = predictor(Stub(), "x", nullcontext)
+    v = Network(Stub(), "x", nullcontext)
     point = corrupt(x, torch.randn_like(x), torch.full((2,), 0.4))
     assert torch.allclose(v(point.x_t, 0.4, None, None), point.v, atol=1e-5)
 

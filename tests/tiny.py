@@ -50,3 +50,17 @@ def store(recipe: Recipe | None = None, n: int = 32) -> Store:
 def shape(recipe: Recipe, batch: int = 8) -> tuple[int, ...]:
     """The shape of a batch of `store(recipe)`."""
     return (batch, *store(recipe, 2).shape)
+
+
+AS_THE_BASELINE = {  # recipes whose training is the baseline's: they differ in how they are judged or sampled
+    "baseline",
+    "no-guidance",
+    "half-guidance",
+    "long-short-prompts",
+    "render-on-camera",
+    "baseline-on-polished",
+    "baseline-on-heldout",
+    "twenty-eight-steps",
+    "eight-steps",
+    "eight-steps-cfg1",
+}

@@ -8,6 +8,7 @@ import typer
 
 from prx_lab.cli.options import Data, Root, ScaleOption, Sets, app, is_folder, recorded, resolve
 from prx_lab.errors import LabError
+from prx_lab.report.layout import counted
 
 
 @app.command()
@@ -48,7 +49,7 @@ def sample(
     guide = made.recipe.guidance if guidance < 0 else made.recipe.set("guidance.scale", str(guidance)).guidance
     images = buckets.draw(made, prompts, *sides(size), seed, steps, guide) if size else made(prompts, seed, steps, guide)
     place = Samples(images, prompts).save(out or free(Path("samples.png")))
-    typer.echo(f"Wrote {place}: {len(prompts)} image{'s' * (len(prompts) > 1)}.")
+    typer.echo(f"Wrote {place}: {counted(len(prompts), 'image')}.")
 
 
 def free(path: Path) -> Path:

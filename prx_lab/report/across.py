@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prx_lab.errors import LabError, require
 from prx_lab.record import records
@@ -11,6 +12,9 @@ from prx_lab.report.evidence import Estimate
 from prx_lab.report.forest import NARROWEST, SMALL, Branch, branches, mark_ratios
 from prx_lab.report.pairs import of_recipe
 from prx_lab.show import COLOURS, GREY, STYLE, Plot, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 APART = 0.12  # of the way from a scale to the next, between two recipes
 MARKS = "osD^"
@@ -37,20 +41,8 @@ def across(
     made, axes = figure(6.6, 0.6 + 2.2 * height, height, 2)
     with rc_context(STYLE):
         for axis, metric in zip(axes.flat, shown):
-            axis.axhline(1, color=GREY, lw=1)
-            for nth, one in enumerate(lines[metric.name].values()):
-                aside = APART * (nth - (len(names) - 1) / 2)
-                means = [1 + one[place].ours.mean if place in one else math.nan for place in range(len(places))]
-                axis.plot([place + aside for place in range(len(places))], means, color=COLOURS[nth], lw=1, ls=":")
-                for place, branch in one.items():
-                    ends = [1 + branch.ours.lo, 1 + branch.ours.hi]
-                    axis.plot([place + aside] * 2, ends, color=COLOURS[nth], lw=2, solid_capstyle="butt")
-                    fill = "none" if branch.ours.n == 1 else "full"
-                    axis.plot(place + aside, 1 + branch.ours.mean, MARKS[nth], color=COLOURS[nth], fillstyle=fill)
-            axis.set(yscale="log", xticks=range(len(places)), xticklabels=places.values(), xlim=(-0.5, len(places) - 0.5))
+            draw(axis, list(lines[metric.name].values()), tuple(places.values()))
             axis.set_title(metric.head)
-            axis.set_ylim(limits([branch.ours for one in lines[metric.name].values() for branch in one.values()]))
-            mark_ratios(axis.yaxis)
         for axis in axes.flat[len(shown) :]:
             axis.set_axis_off()
         for nth, name in enumerate(names):
@@ -66,6 +58,22 @@ def across(
         if one
     ]
     return Plot(made, f"over {baseline} of the same scale: {'; '.join(told)}")
+
+
+def draw(axis: "Axes", found: Sequence[Mapping[int, Branch]], places: Sequence[str]) -> None:
+    """One panel: the branches of each recipe by the place of their scale, side by side."""
+    axis.axhline(1, color=GREY, lw=1)
+    for nth, one in enumerate(found):
+        colour, aside = COLOURS[nth], APART * (nth - (len(found) - 1) / 2)
+        means = [1 + one[place].ours.mean if place in one else math.nan for place in range(len(places))]
+        axis.plot([place + aside for place in range(len(places))], means, color=colour, lw=1, ls=":")
+        for place, branch in one.items():
+            axis.plot([place + aside] * 2, [1 + branch.ours.lo, 1 + branch.ours.hi], color=colour, lw=2, solid_capstyle="butt")
+            fill = "none" if branch.ours.n == 1 else "full"
+            axis.plot(place + aside, 1 + branch.ours.mean, MARKS[nth], color=colour, fillstyle=fill)
+    axis.set(yscale="log", xticks=range(len(places)), xticklabels=places, xlim=(-0.5, len(places) - 0.5))
+    axis.set_ylim(limits([branch.ours for one in found for branch in one.values()]))
+    mark_ratios(axis.yaxis)
 
 
 def leaves(change: Estimate) -> bool:

@@ -30,7 +30,7 @@ TICKS = (  # that row of which most lie on the axis, and no more than ROOM, none
     (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6),
     (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4),
 )
-UNDECIDED = "undecided"
+UNDECIDED, ONE_SEED = "undecided", "undecided: one seed"
 ALL = ("*",)
 COLOUR = {"better": BETTER, "worse": WORSE, UNDECIDED: GREY}
 ROOM, APART = 6, 0.13  # ticks, and the share of the axis between two of them
@@ -77,7 +77,7 @@ def verdicts(
     """{recipe: `better`, `worse`, `undecided` or `undecided: one seed`} as in `forest`; what it leaves out is left out."""
     (column,) = columns([metric], list(records(root, scale)))
     found = branches(metric, names, scale, baseline, root)
-    return {one.name: one.verdict(column) + ": one seed" * (one.ours.n == 1) for one in found}
+    return {one.name: ONE_SEED if one.ours.n == 1 else one.verdict(column) for one in found}
 
 
 def ranked(

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from prx_lab.errors import LabError
 from prx_lab.record import Record
 from prx_lab.report import luck
-from prx_lab.report.columns import METRICS
 from prx_lab.report.comparable import alike, kind, one_at_first, repeated
 from prx_lab.report.evidence import NONE, Estimate, change, shares
 from prx_lab.report.family import Noise, Variance, noise
@@ -69,29 +68,10 @@ def own(found: Mapping[int, float]) -> Variance:
     return Variance(statistics.variance(logs), len(logs) - 1) if len(logs) > 1 else Variance(math.nan, 0)
 
 
-def reach(base: tuple[Record, ...], metric: str) -> float:
-    """The share of a baseline's distance that real images do not have before the same judge; 1 where nothing is recorded of them.
-
-    A distance on few images has a floor: no network falls below what other real images score, but for chance.
-    """
-    values = [(run.ceiling(metric), run.metric(metric)) for run in base if METRICS[metric].lower]
-    known = [(floor, value) for floor, value in values if math.isfinite(floor) and value > 0]
-    return 1 - sum(floor for floor, _ in known) / sum(value for _, value in known) if known else 1.0
-
-
-def above(raw: Estimate, base: tuple[Record, ...], metric: str) -> Estimate:
-    """A change as a share of what a baseline has above real images."""
-    left = reach(base, metric)
-    return Estimate(raw.n, *((v / left if left > 0 else math.nan) for v in (raw.mean, raw.lo, raw.hi)))
-
-
 def measured(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str, whole: Noise) -> Estimate:
-    """Our change of a metric over common seeds, with the `noises` of the whole scale, as a share of the pair's baseline.
-
-    Of a distance the floor of real images is taken away first: (ours - base) / (base - floor). NaN where nothing is left.
-    """
+    """Our change of a metric over common seeds, with the `noises` of the whole scale, as a share of the pair's baseline."""
     runs, base = pair(found, recipe, against, scale)
-    return above(changed(runs, base, metric, whole, luck.shared(runs, base, metric)), base, metric)
+    return changed(runs, base, metric, whole, luck.shared(runs, base, metric))
 
 
 def seed_by_seed(found: tuple[Record, ...], recipe: str, against: str, metric: str, scale: str) -> dict[int, float]:

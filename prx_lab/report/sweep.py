@@ -23,6 +23,7 @@ from prx_lab.report.arrival import factor
 from prx_lab.report.columns import METRICS, QUALITY, columns
 from prx_lab.report.evidence import Estimate, change
 from prx_lab.report.family import noise
+from prx_lab.report.layout import counted
 from prx_lab.report.listing import Listing, Note
 from prx_lab.report.ranks import agreement
 from prx_lab.sample import CFG, Interval, from_run
@@ -180,7 +181,7 @@ def order(scale: str = "cpu", folder: str | Path = FOLDER, recipes: Collection[s
         tau, chance = ranks.texts
         lines.append(f"{metric.title}: tau-b {tau} over {ranks.n} recipes, chance {chance}")
     seeds = max(len(one.seeds) for one in found.values())
-    luck = f"At most {seeds} seed{'s' * (seeds > 1)} each: the luck of training is in both orders alike, and not in the interval."
+    luck = f"At most {counted(seeds, 'seed')} each: the luck of training is in both orders alike, and not in the interval."
     return Note("Order as recorded against order where each recipe's lab-FID is lowest:\n" + "\n".join([*lines, luck]))
 
 

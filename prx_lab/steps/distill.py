@@ -18,6 +18,7 @@ from prx_lab.flow import Draw, corrupt, per_sample, shift_time, times
 from prx_lab.model import PRX
 from prx_lab.sample import CFG, velocity
 from prx_lab.steps.base import Rule, RuleModule
+from prx_lab.terms import FlowMatching
 
 if TYPE_CHECKING:
     from prx_lab.recipe import Recipe
@@ -109,7 +110,7 @@ class Distil(Rule):
             raise LabError(f"{name} trains a network that is sampled without guidance; set guidance=CFG(1.0) in its phase.")
         if recipe.router.kept(recipe.scale.tokens) != recipe.scale.tokens:
             raise LabError(f"{name} teaches the network as it is sampled, with every token; set the router's rate to 1 in its phase.")
-        unused = [type(term).__name__ for term in recipe.terms if type(term).__name__ != "FlowMatching"]
+        unused = [type(term).__name__ for term in recipe.terms if not isinstance(term, FlowMatching)]
         if unused:
             raise LabError(f"{name} replaces the loss, so {', '.join(unused)} would do nothing; leave only FlowMatching() in its phase.")
 

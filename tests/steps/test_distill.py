@@ -17,7 +17,7 @@ from prx_lab.flow import Uniform, draw, euler, noise, scores, shift_time, times
 from prx_lab.recipe import Phase
 from prx_lab.recipes import BASE, EIGHT, GUIDED, RECIPES, SIXTEEN
 from prx_lab.routing import TREAD
-from prx_lab.sample import CFG, Condition, generate, predictor
+from prx_lab.sample import CFG, Condition, Network, generate
 from prx_lab.steps import GuidanceDistillation, ProgressiveDistillation
 from prx_lab.steps.distill import Guided, Halved
 from prx_lab.terms import REPA
@@ -95,7 +95,7 @@ def test_the_guided_target_is_the_samplers_guided_velocity(predict):
     given = Condition(text(), torch.rand(B, 9), torch.zeros(2, 3, 3))
     for guidance in (CFG(3.0), CFG(5.0, 0.2, 0.7), CFG(1.0)):
         rule = Guided(Gaussian(predict), predict, guidance)
-        guided = guidance.velocity(predictor(Gaussian(predict), predict, nullcontext), given)
+        guided = guidance.velocity(Network(Gaussian(predict), predict, nullcontext), given)
         for t in (0.1, 0.2, 0.5, 0.7, 0.9, 1.0):
             target = rule.target(x, torch.full((B,), t), text())
             assert torch.allclose(target, guided(x, float(torch.tensor(t))), atol=1e-5)
@@ -184,7 +184,7 @@ def test_the_student_in_eight_steps_is_nearer_to_the_guided_teacher_than_the_und
     given, eps = Condition(gather(data.text, np.arange(8)), scores(0, index, 16), data.mean), noise(0, index, (16, 4, 4))
 
     def sampled(guidance: CFG, steps: int) -> torch.Tensor:
-        return generate(predictor(training.learner.model, predict, nullcontext), given, eps, guidance, steps)
+        return generate(Network(training.learner.model, predict, nullcontext), given, eps, guidance, steps)
 
     goal, plain = sampled(CFG(3.0), 16), sampled(CFG(1.0), 8)
     losses = [row["loss"] for row in training.fit(STEPS)]

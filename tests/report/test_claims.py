@@ -151,7 +151,7 @@ def test_a_verdict_follows_from_the_interval(sign, post, interval, expected):
 
 def test_without_an_interval_nothing_is_decided():
     assert verdict(-1, -0.2, Estimate(0, math.nan, math.nan, math.nan)) == MISSING
-    assert "near as real" in verdict(-1, -0.2, Estimate(3, math.nan, math.nan, math.nan))
+    assert verdict(-1, -0.2, Estimate(3, -0.2, math.nan, math.nan)) == f"{UNDECIDED}: nothing tells of the noise"
     assert verdict(-1, -0.2, Estimate(1, -5.0, math.nan, math.nan)) == f"{UNDECIDED}: one seed"
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 NOTHING = "–"
 FINEST = 6  # digits beyond a metric's own, at most
 NO_BREAK = "\u00a0"
-ENDLESS = 1000  # an interval that reaches this many times the baseline says no more than that its seeds know no end
 
 
 def minus(text: str) -> str:
@@ -33,17 +32,20 @@ def percent(value: float, unit: str = " %") -> str:
 
 
 def bound(value: float) -> str:
-    """The end of an interval in per cent without the unit: whole, but for one that would round to zero and so lose its side."""
-    if 1 + value > ENDLESS:
-        return f"> {percent(ENDLESS - 1, '')}"
+    """The end of an interval in per cent without the unit: whole, but for one that would round to zero and so lose its side.
+
+    Beyond a hundred times the baseline the size says no more than that the seeds know none.
+    """
+    if 100 * value > 9999:
+        return "> +9999"
     text = percent(value, "")
     digits = max(1, -math.floor(math.log10(abs(100 * value)))) if value else 0
     return minus(f"{100 * value:+.{digits}f}") if text == "+0" and value else text
 
 
 def upper(value: float, digits: int = 2) -> str:
-    """The upper end of a factor's interval."""
-    return f"> {ENDLESS}" if value > ENDLESS else f"{value:.{digits}f}"
+    """The upper end of a factor's interval; beyond 999 the size says no more than that the seeds know none."""
+    return f"{value:.{digits}f}" if value < 999 else "> 999"
 
 
 def counted(n: int, noun: str) -> str:

@@ -97,9 +97,9 @@ def test_the_end_of_an_interval_keeps_its_side():
 
 
 def test_an_end_that_nothing_holds_is_not_spelt_out():
-    assert claims.interval(Estimate(2, -0.7, -1.2, 4e8)) == "−70 % [−120, > +99900]"
-    assert claims.interval(Estimate(2, 78.0, -1.0, 8e8)) == "× 79 [0.0, > 1000]"
-    assert crossed.ratio_of(Estimate(2, 2.7, -1.0, 3e7)) == "3.70 [0.00, > 1000]"
+    assert claims.interval(Estimate(2, -0.7, -1.2, 4e8)) == "−70 % [−120, > +9999]"
+    assert claims.interval(Estimate(2, 78.0, -1.0, 8e8)) == "× 79 [0.0, > 999]"
+    assert crossed.ratio_of(Estimate(2, 2.7, -1.0, 3e7)) == "3.70 [0.00, > 999]"
     assert crossed.ratio_of(Estimate(2, 2.7, 0.1, 20)) == "3.70 [1.10, 21.00]"
 
 

@@ -277,8 +277,9 @@ class PRX(nn.Module):
         for i, block in enumerate(self.blocks):
             if i == first:
                 dense, x = x, x if keep is None else take(x, keep)
-            routed, q, k = first <= i <= last, None, None
-            if x.shape[1]:  # with no kept token the span costs nothing
+            routed = first <= i <= last
+            q = k = None
+            if x.shape[1]:  # with no kept token the span costs nothing, and has no queries and keys
                 given = (x, words[i], *(inside if routed else outside), i in heads)
                 x, q, k = again(block, given) if self.recompute and torch.is_grad_enabled() else block(*given)
             if i in taps:

@@ -15,8 +15,8 @@ from prx_lab import zoo
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
 from prx_lab.record import CHECKOUT, Record, records
-from prx_lab.report import forest
 from prx_lab.report.columns import QUALITY, columns
+from prx_lab.report.forest import ONE_SEED, branches
 from prx_lab.report.layout import finer, mark
 from prx_lab.report.listing import Note
 from prx_lab.report.pairs import of_recipe
@@ -155,24 +155,23 @@ def verdicts(table: "Table", *names: str, metrics: Sequence[str] = QUALITY) -> N
 def decided(
     *names: str, baseline: str = "baseline", scale: str = "cpu", metrics: Sequence[str] = QUALITY, root: str | Path = "results"
 ) -> Note:
-    """What `forest.verdicts` says of each recipe in each metric, by the intervals of the claims and figures; a line for each recipe.
+    """Whether each recipe is better or worse in each metric by the intervals of the claims and figures; a line for each recipe.
 
     LabError for the name of no recipe or metric.
     """
     every = records(root)
     require_known(every, (baseline, *names))
     shown = columns(metrics, [run for run in every if run.scale == scale])
-    known = of_recipe(every.found, baseline, scale)
-    said = {m.title.removesuffix(" %"): forest.verdicts(names, m.name, scale, baseline, root) if known else {} for m in shown}
-    lines = []
+    known, lines = of_recipe(every.found, baseline, scale), []
+    found = {m: {one.name: one for one in branches(every.found, m.name, names, scale, baseline)} if known else {} for m in shown}
     for name in names:
-        words = {title: told[name] for title, told in said.items() if name in told}
-        if not words:
+        told = {m.title.removesuffix(" %"): by_name[name].told(m) for m, by_name in found.items() if name in by_name}
+        if not told:
             lines.append("judged otherwise, or no seed in common" if known and of_recipe(every.found, name, scale) else "not recorded yet")
-        elif all(word == forest.ONE_SEED for word in words.values()):
-            lines.append(forest.ONE_SEED)
+        elif set(told.values()) == {ONE_SEED}:
+            lines.append(ONE_SEED)
         else:
-            lines.append(", ".join(f"{title} {word}" for title, word in words.items()))
+            lines.append(", ".join(f"{title} {word}" for title, word in told.items()))
     return Note("\n".join(f"{scale}, {name} over {baseline}: {line}" for name, line in zip(names, lines)))
 
 

@@ -45,6 +45,16 @@ def test_all_tokens_and_no_tokens_equal_the_loops(router, join):
         assert np.abs(out[0] - loop(model, 0, kept, join)).max() < 1e-4
 
 
+@pytest.mark.parametrize("router, join", JOINS)
+@torch.no_grad()
+def test_a_block_without_tokens_hands_on_no_queries_of_another(router, join):
+    model, none = network(router), torch.empty(3, 0, dtype=torch.long)
+    blocks, (first, last) = range(ARCH.depth), model.route.span
+    feats = model(*inputs(), none, taps=blocks, heads=blocks)[1]
+    for i in blocks:
+        assert (feats[i].q is None) == (feats[i].k is None) == (first <= i <= last)
+
+
 # ------------------------------------------------------------------------------------------------------------- kept tokens
 @pytest.mark.parametrize("T", [1, 10, 16, 100, 1000])
 @pytest.mark.parametrize("tenths", range(10))

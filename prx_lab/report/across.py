@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prx_lab.errors import LabError, require
-from prx_lab.record import records
+from prx_lab.record import Record, records
 from prx_lab.report.columns import columns
 from prx_lab.report.evidence import Estimate
 from prx_lab.report.forest import NARROWEST, SMALL, Branch, branches, mark_ratios
@@ -33,8 +33,9 @@ def across(
     from matplotlib import rc_context
 
     require(len(names) <= len(MARKS), f"This figure has marks for {len(MARKS)} recipes and was asked for {len(names)}; draw two figures.")
-    shown = columns(metrics, [run for run in records(root).found if run.scale in places])
-    lines = {metric.name: drawn(metric.name, names, tuple(places), baseline, root) for metric in shown}
+    every = records(root).found
+    shown = columns(metrics, [run for run in every if run.scale in places])
+    lines = {metric.name: drawn(every, metric.name, names, tuple(places), baseline) for metric in shown}
     if all(len(one) < 2 for found in lines.values() for one in found.values()):
         raise LabError(f"No recipe of {', '.join(names)} is recorded with {baseline} at two of the scales {', '.join(places)} yet.")
     height = math.ceil(len(shown) / 2)
@@ -93,11 +94,13 @@ def limits(changes: Sequence[Estimate]) -> tuple[float, float]:
     return min(min(ends) / edge, NARROWEST[0]), max(max(ends) * edge, NARROWEST[1])
 
 
-def drawn(metric: str, names: Sequence[str], scales: Sequence[str], baseline: str, root: str | Path) -> dict[str, dict[int, Branch]]:
+def drawn(
+    found: tuple[Record, ...], metric: str, names: Sequence[str], scales: Sequence[str], baseline: str
+) -> dict[str, dict[int, Branch]]:
     """{recipe: {place of the scale: its branch there}}, where it is recorded with the baseline."""
-    found, made = records(root).found, {name: {} for name in names}
+    made = {name: {} for name in names}
     for place, scale in enumerate(scales):
         if of_recipe(found, baseline, scale):
-            for one in branches(metric, names, scale, baseline, root):
+            for one in branches(found, metric, names, scale, baseline):
                 made[one.name][place] = one
     return made

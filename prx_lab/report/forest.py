@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prx_lab.errors import LabError
-from prx_lab.record import records
+from prx_lab.record import Record, records
 from prx_lab.report import luck
 from prx_lab.report.columns import METRICS, Metric, columns
 from prx_lab.report.evidence import Estimate
@@ -54,13 +54,19 @@ class Branch:
         sign = (self.ours.lo > 0) - (self.ours.hi < 0)
         return UNDECIDED if not sign else "better" if (sign < 0) == metric.lower else "worse"
 
+    def told(self, metric: Metric) -> str:
+        """The verdict, which says so where it has one seed."""
+        return ONE_SEED if self.ours.n == 1 else self.verdict(metric)
 
-def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root: str | Path, seeds: Collection[int] = ()) -> list[Branch]:
+
+def branches(
+    found: tuple[Record, ...], metric: str, names: Sequence[str], scale: str, baseline: str, seeds: Collection[int] = ()
+) -> list[Branch]:
     """A branch for each recipe that shares a seed with the baseline and is judged as it is, in the order of `names`.
 
-    Of `seeds` only where some are named.
+    Of `seeds` only where some are named. LabError where no run of the baseline is recorded at the scale.
     """
-    found, posts = records(root).found, at(scale, published())
+    posts = at(scale, published())
     base = base_of(found, scale, baseline)
     whole, made = noises(found, scale, metric), []
     for name in names:
@@ -69,15 +75,6 @@ def branches(metric: str, names: Sequence[str], scale: str, baseline: str, root:
         ours = changed(runs, base, metric, whole, images)
         made += [Branch(name, ours, share(name, baseline, metric, posts), math.isfinite(images))] if ours.n else []
     return made
-
-
-def verdicts(
-    names: Sequence[str], metric: str = "fid", scale: str = "cpu", baseline: str = "baseline", root: str | Path = "results"
-) -> dict[str, str]:
-    """{recipe: `better`, `worse`, `undecided` or `undecided: one seed`} as in `forest`; what it leaves out is left out."""
-    (column,) = columns([metric], list(records(root, scale)))
-    found = branches(metric, names, scale, baseline, root)
-    return {one.name: ONE_SEED if one.ours.n == 1 else one.verdict(column) for one in found}
 
 
 def ranked(
@@ -89,9 +86,9 @@ def ranked(
     seeds: Collection[int] = (),
 ) -> tuple[str, ...]:
     """The recorded recipes that are judged as the baseline is, the best first; of the given names and seeds where there are any."""
-    names = sorted({run.name for run in records(root, scale) if not among or run.name in among} - {baseline})
-    sign = 1 if METRICS[metric].lower else -1
-    return tuple(one.name for one in sorted(branches(metric, names, scale, baseline, root, seeds), key=lambda one: sign * one.ours.mean))
+    found, sign = records(root).found, 1 if METRICS[metric].lower else -1
+    names = sorted({run.name for run in found if run.scale == scale and (not among or run.name in among)} - {baseline})
+    return tuple(one.name for one in sorted(branches(found, metric, names, scale, baseline, seeds), key=lambda one: sign * one.ours.mean))
 
 
 def forest(
@@ -112,9 +109,10 @@ def forest(
     """
     from matplotlib import rc_context
 
-    (column,) = columns([metric], list(records(root, scale)))
+    every = records(root).found
+    (column,) = columns([metric], [run for run in every if run.scale == scale])
     rows = ranked(metric, scale, baseline, root, seeds=seeds) if names == ALL else names
-    found = branches(metric, rows, scale, baseline, root, seeds)
+    found = branches(every, metric, rows, scale, baseline, seeds)
     if not found:
         which = f" of {', '.join(names)}" if names and names != ALL else ""
         raise LabError(f"No recipe{which} shares a seed with {baseline} and is judged as it is at {scale} scale yet.")

@@ -34,7 +34,7 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
         images = luck.shared(runs, base, METRIC.name)
         ours = changed(runs, base, METRIC.name, noise_at(place), images)
         if ours.n:
-            said = Branch(claim.recipe, ours, math.nan, math.isfinite(images)).verdict(METRIC) + ": one seed" * (ours.n == 1)
+            said = Branch(claim.recipe, ours, math.nan, math.isfinite(images)).told(METRIC)
             rows.append((pair_of(claim), interval(ours), str(ours.n), "chance" if early((*runs, *base)) else said))
     if not rows:
         raise LabError(f"No pair of recipes that a claim of the post needs is recorded at {scale} scale yet.")

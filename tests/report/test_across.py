@@ -5,6 +5,7 @@ import math
 import pytest
 
 from prx_lab.errors import LabError
+from prx_lab.record import records
 from prx_lab.report.across import across, leaves, limits
 from prx_lab.report.evidence import Estimate
 from prx_lab.report.forest import NARROWEST, branches
@@ -38,7 +39,7 @@ def test_points_and_lines_are_those_of_each_scale(root):
         assert {fill for *_, fill in first} == {"full"} and {fill for *_, fill in second} == {"none"}
         drawn = {line.get_xdata()[0]: line.get_ydata() for line in axis.lines if line.get_linewidth() == 2}
         for (x, y, _), scale in zip(first, PLACES):
-            (one,) = branches(metric, ("tread",), scale, "baseline", root)
+            (one,) = branches(records(root).found, metric, ("tread",), scale, "baseline")
             assert y == pytest.approx(1 + one.ours.mean) and list(drawn[x]) == pytest.approx([1 + one.ours.lo, 1 + one.ours.hi])
         between = [line.get_ydata() for line in axis.lines if line.get_linestyle() == ":"]
         assert [[math.isnan(y) for y in ys] for ys in between] == [[False] * 3, [False, True, False]]
@@ -52,7 +53,7 @@ def test_an_interval_without_end_leaves_its_panel_and_not_the_others(root):
     assert endless == pytest.approx((0.1 / 100**0.05, 10 * 100**0.05))
     write_run(root, "tread", 1, 4000.0, scale="cpu-256")
     plot = across(("tread",), PLACES, ("fid",), root=root)
-    (one,) = branches("fid", ("tread",), "cpu-256", "baseline", root)
+    (one,) = branches(records(root).found, "fid", ("tread",), "cpu-256", "baseline")
     bottom, top = plot.figure.axes[0].get_ylim()
     assert (leaves(one.ours), 1 + one.ours.hi > top) == (True, True) and bottom < 1 + one.ours.mean < top
     assert "a line that meets an edge goes on" in plot.figure.get_suptitle()

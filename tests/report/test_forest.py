@@ -10,7 +10,7 @@ from prx_lab.errors import LabError
 from prx_lab.record import records, write_json
 from prx_lab.report.columns import METRICS
 from prx_lab.report.evidence import change
-from prx_lab.report.forest import ALL, BETTER, POST, WORSE, branches, forest, ranked, verdicts
+from prx_lab.report.forest import ALL, BETTER, ONE_SEED, POST, WORSE, branches, forest, ranked
 from prx_lab.report.pairs import noises
 from prx_lab.show import GREY
 from tests.made_up import write_run
@@ -48,7 +48,7 @@ def test_the_best_comes_first_in_either_direction(root):
 
 
 def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
-    one = next(b for b in branches("fid", ("muon",), "cpu", "baseline", root))
+    one = next(b for b in branches(records(root).found, "fid", ("muon",), "cpu", "baseline"))
     found = records(root).found
     values = {name: {run.seed: run.metric("fid") for run in found if run.name == name} for name in ("muon", "baseline")}
     muon, baseline = (next(run.folder.parent.name for run in found if run.name == name) for name in values)
@@ -60,13 +60,15 @@ def test_a_line_is_the_interval_with_the_noise_of_the_scale(root):
 
 
 def test_verdicts_and_colours_follow_intervals_and_the_direction_of_the_metric(root):
-    assert verdicts((*ranked(root=root), "sprint"), root=root) == {
+    found = records(root).found
+    told = {one.name: one.told(METRICS["fid"]) for one in branches(found, "fid", (*ranked(root=root), "sprint"), "cpu", "baseline")}
+    assert told == {
         "muon": "better", "tread": "worse", "repa": "undecided", "flux2": "undecided: one seed",
     }  # fmt: skip
     lines = [line for line in forest(root=root).figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [line.get_color() for line in lines if line.get_label() != "here"] == [BETTER, GREY, GREY, WORSE]  # from top to bottom
-    right = verdicts(("muon", "tread"), "composition", root=root)
-    assert right == {"muon": "better", "tread": "worse"}  # a share of right answers, made up as 1 / FID
+    muon, tread = (one.told(METRICS["composition"]) for one in branches(found, "composition", ("muon", "tread"), "cpu", "baseline"))
+    assert (muon, tread) == ("better", "worse")  # a share of right answers, made up as 1 / FID
 
 
 def test_the_posts_change_stands_beside_where_it_printed_one(root):
@@ -91,7 +93,7 @@ def test_a_row_of_the_post_stands_at_its_number_of_tokens(root):
     for scale in ("cpu", "cpu-256", "cpu-1024"):
         for name in ("jit", "jit-tread"):
             write_run(root, name, 0, 20.0, scale=scale)
-    posts = [branches("fid", ["jit-tread"], scale, "jit", root)[0].post for scale in ("cpu", "cpu-256", "cpu-1024")]
+    posts = [branches(records(root).found, "fid", ["jit-tread"], scale, "jit")[0].post for scale in ("cpu", "cpu-256", "cpu-1024")]
     assert math.isnan(posts[0]) and posts[1:] == pytest.approx([21.61 / 18.2 - 1, 14.1 / 17.42 - 1])  # its own 256 tokens, its 1024
 
 
@@ -112,7 +114,7 @@ def test_the_legend_names_the_post_where_it_is_drawn(root):
     legends = [forest(names, root=root).figure.axes[0].get_legend() for names in (("muon",), ("flux2", "ema"), ("ema",))]
     told = [[text.get_text() for text in legend.get_texts()] for legend in legends]
     assert told == [["in the post"], ["one seed", "in the post"], ["one seed"]]
-    assert verdicts(("ema",), root=root) == {"ema": "undecided: one seed"}
+    assert [one.told(METRICS["fid"]) for one in branches(records(root).found, "fid", ("ema",), "cpu", "baseline")] == [ONE_SEED]
 
 
 def test_a_recipe_that_is_not_recorded_is_named_below(root):
@@ -123,11 +125,11 @@ def test_a_recipe_that_is_not_recorded_is_named_below(root):
 
 
 def test_rows_are_compared_on_the_seeds_that_are_asked_for(root):
-    whole = branches("fid", ("muon", "tread"), "cpu", "baseline", root)
+    whole = branches(records(root).found, "fid", ("muon", "tread"), "cpu", "baseline")
     write_run(root, "muon", 2, 4000.0)  # a seed that would turn the order round
     write_run(root, "tread", 7, 1.0)
     plot = forest(("muon", "tread", "flux2"), root=root, seeds=(0, 1))
-    muon, tread = branches("fid", ("muon", "tread"), "cpu", "baseline", root, (0, 1))
+    muon, tread = branches(records(root).found, "fid", ("muon", "tread"), "cpu", "baseline", (0, 1))
     assert (muon.ours.n, tread.ours.n) == (2, 2) and muon.ours.mean == pytest.approx(whole[0].ours.mean, rel=0.05)
     assert [text.get_text() for text in plot.figure.axes[0].get_yticklabels()] == ["muon (2)", "tread (2)", "flux2 (1)"]
     assert "seeds of all rows: 0, 1" in plot.figure.axes[0].get_xlabel()
@@ -135,7 +137,7 @@ def test_rows_are_compared_on_the_seeds_that_are_asked_for(root):
 
 
 def test_what_is_timed_or_has_no_width_gets_no_verdict(root):
-    one = branches("fid", ("muon",), "cpu", "baseline", root)[0]
+    one = branches(records(root).found, "fid", ("muon",), "cpu", "baseline")[0]
     assert one.verdict(METRICS["fid"]) == "better" and one.verdict(METRICS["seconds_to_baseline"]) == "undecided"
     assert replace(one, ours=replace(one.ours, lo=-0.5, hi=-0.5)).verdict(METRICS["fid"]) == "undecided"
 

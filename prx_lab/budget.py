@@ -100,12 +100,20 @@ def rate(known: dict[str, list[Record]]) -> float:
     return statistics.median(rates) if rates else math.nan
 
 
+def cost(job: Job) -> Cost:
+    """The cost of a job. LabError, with the recipe's name, for a recipe that does not fit its scale."""
+    try:
+        return Cost.of(job.recipe)
+    except LabError as error:
+        raise LabError(f"{job.name}: {error}") from None
+
+
 def priced(jobs: Sequence[Job], root: str | Path) -> list[Step]:
     """The plan of a grid, job by job."""
     todo = whats(jobs, root)
     known = {scale: here(root, scale) for scale in {job.recipe.scale.name for job in jobs}}
     rates = {scale: rate(found) for scale, found in known.items()}
-    costs = {job.name: Cost.of(job.recipe) for job, what in zip(jobs, todo) if what != RECORDED}
+    costs = {job.name: cost(job) for job, what in zip(jobs, todo) if what != RECORDED}
     found = []
     for job, what in zip(jobs, todo):
         scale = job.recipe.scale.name

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prx_lab import zoo
+from prx_lab.data.captions import listed
 from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
 from prx_lab.record import CHECKOUT, Record, records
@@ -155,7 +156,7 @@ def verdicts(table: "Table", *names: str, metrics: Sequence[str] = QUALITY) -> N
 def decided(
     *names: str, baseline: str = "baseline", scale: str = "cpu", metrics: Sequence[str] = QUALITY, root: str | Path = "results"
 ) -> Note:
-    """Whether each recipe is better or worse in each metric by the intervals of the claims and figures; a line for each recipe.
+    """In which metrics each recipe is better, worse or undecided by the intervals of the claims and figures; a line for each recipe.
 
     LabError for the name of no recipe or metric.
     """
@@ -171,7 +172,8 @@ def decided(
         elif set(told.values()) == {ONE_SEED}:
             lines.append(ONE_SEED)
         else:
-            lines.append(", ".join(f"{title} {word}" for title, word in told.items()))
+            words = sorted(set(told.values()))  # better, undecided, worse
+            lines.append("; ".join(f"{word} in {listed([m for m in told if told[m] == word])}" for word in words))
     return Note("\n".join(f"{scale}, {name} over {baseline}: {line}" for name, line in zip(names, lines)))
 
 

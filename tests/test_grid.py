@@ -397,3 +397,9 @@ def test_the_help_names_every_group(capsys, monkeypatch):
     assert cli.call(["grid", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in GROUPS)
+
+
+def test_a_plan_names_the_recipe_that_does_not_fit_its_scale(tmp_path):
+    wanted = grid.jobs({"jit": 1, "baseline": 1}, lambda name: RECIPES[name].at("cpu-1024"))
+    with pytest.raises(LabError, match="^baseline: .* turns 64 pixels into 8 cells"):
+        budget.plan(wanted, tmp_path)

@@ -86,11 +86,11 @@ def test_decided_goes_by_the_intervals_of_the_figures(tmp_path):
             write_run(tmp_path, name, seed, fid * factor * (1.0, 1.02, 0.98)[(seed + i) % 3])
     write_run(tmp_path, "repa", 0, 10.0), write_run(tmp_path, "jit", 7, 10.0)
     told = str(pages.decided("muon", "repa", "ema", "jit", metrics=("fid", "composition"), root=tmp_path)).splitlines()
-    assert told[0] == "cpu, muon over baseline: lab-FID better, composition better"  # made up as 1 / FID
+    assert told[0] == "cpu, muon over baseline: better in lab-FID and composition"  # made up as 1 / FID
     assert told[1] == "cpu, repa over baseline: undecided: one seed"
     assert told[2] == "cpu, ema over baseline: not recorded yet"
     assert told[3] == "cpu, jit over baseline: judged otherwise, or no seed in common"
-    assert str(pages.decided("tread", baseline="muon", metrics=("fid",), root=tmp_path)) == "cpu, tread over muon: lab-FID worse"
+    assert str(pages.decided("tread", baseline="muon", metrics=("fid",), root=tmp_path)) == "cpu, tread over muon: worse in lab-FID"
     assert str(pages.decided("muon", scale="cpu-256", root=tmp_path)).endswith("not recorded yet")
     for wrong in ({"names": ["mouon"]}, {"names": ["muon"], "metrics": ["fdi"]}):
         with pytest.raises(LabError, match="There is no"):

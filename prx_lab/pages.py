@@ -17,7 +17,7 @@ from prx_lab.errors import LabError
 from prx_lab.gallery import GAP, Gallery
 from prx_lab.record import CHECKOUT, Record, records
 from prx_lab.report.columns import QUALITY, columns
-from prx_lab.report.forest import ONE_SEED, branches
+from prx_lab.report.forest import ONE_SEED, UNDECIDED, branches
 from prx_lab.report.layout import finer, mark
 from prx_lab.report.listing import Note
 from prx_lab.report.pairs import of_recipe
@@ -172,7 +172,7 @@ def decided(
         elif set(told.values()) == {ONE_SEED}:
             lines.append(ONE_SEED)
         else:
-            words = sorted(set(told.values()))  # better, undecided, worse
+            words = sorted(set(told.values()), key=lambda word: (word.startswith(UNDECIDED), word))
             lines.append("; ".join(f"{word} in {listed([m for m in told if told[m] == word])}" for word in words))
     return Note("\n".join(f"{scale}, {name} over {baseline}: {line}" for name, line in zip(names, lines)))
 

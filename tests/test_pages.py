@@ -92,6 +92,13 @@ def test_decided_goes_by_the_intervals_of_the_figures(tmp_path):
     assert told[3] == "cpu, jit over baseline: judged otherwise, or no seed in common"
     assert str(pages.decided("tread", baseline="muon", metrics=("fid",), root=tmp_path)) == "cpu, tread over muon: worse in lab-FID"
     assert str(pages.decided("muon", scale="cpu-256", root=tmp_path)).endswith("not recorded yet")
+    for seed, luck in enumerate((2.0, 0.5, 1.0)):  # nearer, with less of the caption right, and with a distance of luck
+        [folder] = tmp_path.glob(f"cpu/muon-*/seed{seed}")
+        metrics = json.loads((folder / "eval.json").read_text())["metrics"]
+        other = {"cmmd": {"value": 2 * luck * metrics["cmmd"]["value"]}, "composition": {"value": metrics["composition"]["value"] / 4}}
+        write_json(folder / "eval.json", json.loads((folder / "eval.json").read_text()) | {"metrics": metrics | other})
+    told = str(pages.decided("muon", metrics=("fid", "cmmd", "composition"), root=tmp_path))
+    assert told == "cpu, muon over baseline: better in lab-FID; worse in composition; undecided in lab-CMMD"
     for wrong in ({"names": ["mouon"]}, {"names": ["muon"], "metrics": ["fdi"]}):
         with pytest.raises(LabError, match="There is no"):
             pages.decided(*wrong.pop("names"), root=tmp_path, **wrong)

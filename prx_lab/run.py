@@ -185,13 +185,21 @@ def finish(
 
 
 def resume(training: Training, folder: Path) -> list[dict[str, Any]]:
-    """Continue a run and its log from the newest checkpoint; log lines beyond it belong to steps that will be repeated."""
+    """Continue a run and its log from the newest checkpoint; log lines beyond it belong to steps that will be repeated.
+
+    LabError where the log of the steps before it is gone: the record would tell of a part of the run alone.
+    """
     logs = {name: list(lines(folder / name)) for name in ("train.jsonl", "curve.jsonl")}
     training.resume(folder)
     kept = {
         "train.jsonl": [row for row in logs["train.jsonl"] if row["step"] < training.step_index],
         "curve.jsonl": [row for row in logs["curve.jsonl"] if row["step"] <= training.step_index],
     }
+    if training.step_index and not any(row["step"] == 0 for row in kept["train.jsonl"]):
+        raise LabError(
+            f"{folder} has a checkpoint of step {training.step_index} and no log of the steps before it: put train.jsonl back, or delete "
+            f"{folder / 'checkpoint'} to train from the start."
+        )
     for name, rows in kept.items() if training.world.main else ():
         record.write_lines(folder / name, rows)  # whole: these rows are not made again
     return kept["curve.jsonl"]

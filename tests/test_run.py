@@ -55,6 +55,11 @@ def test_an_interrupted_run_continues_to_the_same_numbers(short, recorded, tmp_p
         with pytest.raises(KeyboardInterrupt):
             run(short, 0, tmp_path)
     env = run_folder(tmp_path, short, 0) / "env.json"
+    log = env.with_name("train.jsonl")
+    log.rename(log.with_suffix(".away"))
+    with pytest.raises(LabError, match="checkpoint of step 4 and no log of the steps before it: put train.jsonl back"):
+        run(short, 0, tmp_path)
+    log.with_suffix(".away").rename(log)
     write_json(env, json.loads(env.read_text()) | {"device_name": "another processor"})
     again, whole = Record.load(run(short, 0, tmp_path)), Record.load(recorded)
     assert again.eval["metrics"] == whole.eval["metrics"]

@@ -177,8 +177,8 @@ def times(steps: int, shift: float = 1.0) -> Tensor:
 def scheduler_times(steps: int, shift: float = 1.0) -> Tensor:
     """The grid (steps + 1,) of diffusers' FlowMatchEulerDiscreteScheduler: `steps` times from 1 to a thousandth, then 0.
 
-    Its last time but one is shifted twice, once as the end of the grid and once with it, so for the same number of steps it is
-    not `times`: the last step starts nearer to the data. Float64; the scheduler rounds to float32.
+    It ends at a thousandth in place of one even step above 0, so for the same number of steps it is not `times`: the last step
+    starts nearer to the data. That end is shifted twice, by itself and with the grid. Float64; the scheduler rounds to float32.
     """
     end = shift_time(torch.tensor(1e-3, dtype=torch.float64), shift).item()
     return torch.cat([shift_time(torch.linspace(1, end, steps, dtype=torch.float64), shift), torch.zeros(1, dtype=torch.float64)])

@@ -239,8 +239,9 @@ def table(scale: str = "cpu", root: str | Path = "results", recipes: Collection[
         "A distance on few images never falls to zero, so of what can be gained a change is a larger share than it is of the baseline. How "
         "far it can fall is known of neither side: a generator draws the captions of the reference's own scenes, and can come nearer than "
         "other real images.",
-        "These are not the intervals of the scoreboard, which know a row's own seeds only and are much wider over two or three: the same "
-        "runs can be within noise there and decided here. The narrower one assumes that noises of recipes are of one family.",
+        "These are not the intervals of the scoreboard, which know a row's own seeds only and are mostly much wider over two or three, and "
+        "narrower where few seeds happen to agree: the same runs can be decided by the one and not by the other. These assume that noises "
+        "of recipes are of one family.",
     )
     if any(math.isnan(one.post) for one in made):
         notes += ("In words: the post has a sentence and no number; the measure and its direction are our reading of the sentence.",)

@@ -14,11 +14,11 @@ from prx_lab.report.listing import Listing
 from prx_lab.report.pairs import changed, noises, pair
 
 METRIC = METRICS["composition"]
-NOTES = (
-    "Changes of composition as shares, over common seeds, with intervals as those of the claims. No verdict on a claim counts them: the "
-    "post has distances only, and a distance and a count of objects can disagree.",
-    "Chance: networks that do not follow their captions yet.",
+NOTE = (
+    "Changes of composition as shares, over common seeds, with intervals as those of the claims. Verdicts on claims count them only where "
+    "a claim is about composition: the post has distances only, and a distance and a count of objects can disagree."
 )
+CHANCE = "Chance: networks that do not follow their captions yet."
 
 
 def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
@@ -26,7 +26,7 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
 
     LabError where no such pair is recorded.
     """
-    found, rows = records(root).found, []
+    found, rows, without = records(root).found, [], []
     noise_at = cache(lambda place: noises(found, place, METRIC.name))
     for claim in {pair_of(claim): claim for claim in CLAIMS}.values():
         place = claim.scale or scale
@@ -36,6 +36,10 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
         if ours.n:
             said = Branch(claim.recipe, ours, math.nan, math.isfinite(images)).told(METRIC)
             rows.append((pair_of(claim), interval(ours), str(ours.n), "chance" if early((*runs, *base)) else said))
+            without += [pair_of(claim)] * (ours.n < len({run.seed for run in runs} & {run.seed for run in base}))
     if not rows:
         raise LabError(f"No pair of recipes that a claim of the post needs is recorded at {scale} scale yet.")
-    return Listing(("pair", f"{METRIC.title}, change", "n", "verdict"), tuple(rows), (f"{METRIC.title}, change", "n"), NOTES)
+    notes = [NOTE, *[CHANCE] * any(row[-1] == "chance" for row in rows)]
+    if without:
+        notes.append(f"A seed whose every picture fails has no logarithm and is left out: {', '.join(without)}.")
+    return Listing(("pair", f"{METRIC.title}, change", "n", "verdict"), tuple(rows), (f"{METRIC.title}, change", "n"), tuple(notes))

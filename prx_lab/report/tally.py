@@ -79,8 +79,8 @@ def told(found: Sequence[Verdict]) -> str:
     for kind in (QUALITY, QUOTED, SPEED):
         words = Counter(one.verdict for one in found if one.kind == kind)
         moved = sum(bool(one.caveat) for one in found if one.kind == kind)
-        beside = f" ({moved} of them {claims.CAVEAT})" * bool(moved)
-        parts += [f"{counted(words.total(), 'claim')} {kind}: {counts(words)}{beside}"] * bool(words)
+        beside = f" ({moved} of them with a caveat, {claims.CAVEAT})" * bool(moved)
+        parts += [f"{counted(words.total(), 'claim')} {kind}{beside}: {counts(words)}"] * bool(words)
     return f"{'; '.join(parts)}; {sum(one.kind == NEITHER for one in found)} {NEITHER}."
 
 

@@ -94,9 +94,10 @@ def test_decided_goes_by_the_intervals_of_the_figures(tmp_path):
     assert str(pages.decided("muon", scale="cpu-256", root=tmp_path)).endswith("not recorded yet")
     for seed, luck in enumerate((2.0, 0.5, 1.0)):  # nearer, with less of the caption right, and with a distance of luck
         [folder] = tmp_path.glob(f"cpu/muon-*/seed{seed}")
-        metrics = json.loads((folder / "eval.json").read_text())["metrics"]
+        told = json.loads((folder / "eval.json").read_text())
+        metrics = told["metrics"]
         other = {"cmmd": {"value": 2 * luck * metrics["cmmd"]["value"]}, "composition": {"value": metrics["composition"]["value"] / 4}}
-        write_json(folder / "eval.json", json.loads((folder / "eval.json").read_text()) | {"metrics": metrics | other})
+        write_json(folder / "eval.json", told | {"metrics": metrics | other})
     told = str(pages.decided("muon", metrics=("fid", "cmmd", "composition"), root=tmp_path))
     assert told == "cpu, muon over baseline: better in lab-FID; worse in composition; undecided in lab-CMMD"
     for wrong in ({"names": ["mouon"]}, {"names": ["muon"], "metrics": ["fdi"]}):

@@ -36,7 +36,7 @@ def table(scale: str = "cpu", root: str | Path = "results") -> Listing:
         if ours.n:
             said = Branch(claim.recipe, ours, math.nan, math.isfinite(images)).told(METRIC)
             rows.append((pair_of(claim), interval(ours), str(ours.n), "chance" if early((*runs, *base)) else said))
-            without += [pair_of(claim)] * (ours.n < len({run.seed for run in runs} & {run.seed for run in base}))
+            without += [pair_of(claim)] * any(run.metric(METRIC.name) == 0 for run in (*runs, *base))
     if not rows:
         raise LabError(f"No pair of recipes that a claim of the post needs is recorded at {scale} scale yet.")
     notes = [NOTE, *[CHANCE] * any(row[-1] == "chance" for row in rows)]

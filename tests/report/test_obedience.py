@@ -37,7 +37,14 @@ def test_networks_that_do_not_follow_captions_yet_are_told_as_such_and_nothing_r
         drawn(write_run(tmp_path, "muon", seed, 10.0 + seed), 0.09 + 0.001 * seed)
     made = obedience.table(root=tmp_path)
     assert [row[-1] for row in made.rows] == ["chance"] and made.notes == (obedience.NOTE, obedience.CHANCE)
-    drawn(write_run(tmp_path, "muon", 2, 10.0), 0.0), drawn(write_run(tmp_path, "baseline", 2, 20.0), 0.07)
+    folder = write_run(tmp_path, "muon", 2, 10.0)
+    drawn(write_run(tmp_path, "baseline", 2, 20.0), 0.07)
+    told = json.loads((folder / "eval.json").read_text())
+    del told["metrics"]["composition"]
+    write_json(folder / "eval.json", told)
+    made = obedience.table(root=tmp_path)
+    assert [row[2] for row in made.rows] == ["2"] and made.notes == (obedience.NOTE, obedience.CHANCE)  # not measured: no failure
+    drawn(folder, 0.0)
     made = obedience.table(root=tmp_path)
     assert [row[2] for row in made.rows] == ["2"] and made.notes[-1].endswith("is left out: muon / baseline.")
     with pytest.raises(LabError, match="is recorded at cpu scale yet"):
